@@ -1,1 +1,107 @@
-// Placeholder.
+#include "kernels/primitives/cpu/parallel.h"
+
+#include <tbb/global_control.h>
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+namespace attnd::cpu {
+namespace {
+
+// Waking a thread costs some microseconds: below about this much arithmetic it does not pay.
+constexpr double kWorkWorthAThread = 2e5;
+
+std::unique_ptr<tbb::global_control>& Limit() {
+  static std::unique_ptr<tbb::global_control> limit;
+  return limit;
+}
+
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+
+struct Block {
+  std::unique_ptr<char, Free> data;
+  size_t size = 0;
+};
+
+// Blocks of doubling size; a scope remembers where it began and gives back what came after.
+struct ThreadScratch {
+  std::vector<Block> blocks;
+  size_t block = 0;
+  size_t used = 0;
+};
+
+ThreadScratch& Mine() {
+  thread_local ThreadScratch scratch;
+  return scratch;
+}
+
+}  // namespace
+
+void ParallelFor(int64_t n, double work, absl::FunctionRef<void(int64_t)> body) {
+  if (n <= 1 || work < kWorkWorthAThread) {
+    for (int64_t i = 0; i < n; ++i) body(i);
+    return;
+  }
+  // Isolation: a thread that waits here must not pick up another call's work, whose scratch would
+  // then nest inside ours.
+  tbb::this_task_arena::isolate([&] {
+    tbb::parallel_for(
+        tbb::blocked_range<int64_t>(0, n, 1),
+        [&](const tbb::blocked_range<int64_t>& range) {
+          for (int64_t i = range.begin(); i < range.end(); ++i) body(i);
+        },
+        tbb::simple_partitioner());
+  });
+}
+
+void SetThreads(int threads) {
+  Limit().reset();
+  if (threads > 0) {
+    Limit() = std::make_unique<tbb::global_control>(tbb::global_control::max_allowed_parallelism,
+                                                    static_cast<size_t>(threads));
+  }
+}
+
+int Threads() {
+  return static_cast<int>(
+      tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism));
+}
+
+Scratch::Scratch() : mark_block_(Mine().block), mark_used_(Mine().used) {}
+
+Scratch::~Scratch() {
+  Mine().block = mark_block_;
+  Mine().used = mark_used_;
+}
+
+void* Scratch::TakeBytes(size_t bytes) {
+  constexpr size_t kAlign = 64;
+  constexpr size_t kFirstBlock = size_t{1} << 20;
+  bytes = (bytes + kAlign - 1) / kAlign * kAlign;
+  ThreadScratch& scratch = Mine();
+  while (scratch.block < scratch.blocks.size()) {
+    Block& block = scratch.blocks[scratch.block];
+    if (scratch.used + bytes <= block.size) {
+      void* p = block.data.get() + scratch.used;
+      scratch.used += bytes;
+      return p;
+    }
+    ++scratch.block;
+    scratch.used = 0;
+  }
+  const size_t previous = scratch.blocks.empty() ? kFirstBlock / 2 : scratch.blocks.back().size;
+  const size_t size = std::max(bytes, previous * 2);
+  void* data = std::aligned_alloc(kAlign, size);
+  if (data == nullptr)
+    std::abort();  // Scratch is a few tiles a thread: nothing sensible is left to do.
+  scratch.blocks.push_back(Block{std::unique_ptr<char, Free>(static_cast<char*>(data)), size});
+  scratch.used = bytes;
+  return data;
+}
+
+}  // namespace attnd::cpu
