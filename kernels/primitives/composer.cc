@@ -1,1 +1,310 @@
-// Placeholder.
+#include "kernels/primitives/composer.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace attnd {
+namespace {
+
+// The shape that both broadcast to.
+Dims BroadcastShape(const Dims& a, const Dims& b) {
+  Dims shape(std::max(a.size(), b.size()), 1);
+  for (const Dims* dims : {&a, &b}) {
+    const size_t offset = shape.size() - dims->size();
+    for (size_t i = 0; i < dims->size(); ++i) {
+      if ((*dims)[i] != 1) shape[offset + i] = (*dims)[i];
+    }
+  }
+  return shape;
+}
+
+int FromEnd(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
+
+bool Usable(const Array& a) { return a.composer() != nullptr && a.composer()->status().ok(); }
+
+Array Combine(BinaryOp op, DType type, const Array& a, const Array& b) {
+  if (!Usable(a) || !Usable(b)) return {};
+  Composer& c = *a.composer();
+  Array out = c.Empty(type, BroadcastShape(a.tensor().shape(), b.tensor().shape()));
+  if (out.defined()) c.backend().Binary(op, a.tensor(), b.tensor(), out.tensor());
+  return out;
+}
+
+Array Combine(BinaryOp op, const Array& a, const Array& b) {
+  return Combine(op, a.tensor().dtype(), a, b);
+}
+
+Array Combine(BinaryOp op, const Array& a, double b) {
+  return Usable(a) ? Combine(op, a, a.composer()->Scalar(b)) : Array();
+}
+
+Array Combine(BinaryOp op, double a, const Array& b) {
+  return Usable(b) ? Combine(op, b.composer()->Scalar(a), b) : Array();
+}
+
+Array Reduced(ReduceOp op, const Array& x, int axis) {
+  if (!Usable(x)) return {};
+  Dims shape = x.tensor().shape();
+  axis = FromEnd(axis, x.rank());
+  shape[axis] = 1;
+  Array out = x.composer()->Empty(x.tensor().dtype(), std::move(shape));
+  if (out.defined()) x.composer()->backend().Reduce(op, x.tensor(), axis, out.tensor());
+  return out;
+}
+
+}  // namespace
+
+Array Array::T() const { return Transpose(-1, -2); }
+
+Array Array::Transpose(int axis_a, int axis_b) const {
+  return Usable(*this) ? Array(composer_, tensor_.Transpose(axis_a, axis_b)) : Array();
+}
+
+Array Array::Permute(std::initializer_list<int> order) const {
+  return Usable(*this) ? Array(composer_, tensor_.Permute(order)) : Array();
+}
+
+Array Array::Slice(int axis, int64_t begin, int64_t length) const {
+  return Usable(*this) ? Array(composer_, tensor_.Slice(axis, begin, length)) : Array();
+}
+
+Array Array::Select(int axis, int64_t index) const {
+  return Usable(*this) ? Array(composer_, tensor_.Select(axis, index)) : Array();
+}
+
+Array Array::Unsqueeze(int axis) const {
+  return Usable(*this) ? Array(composer_, tensor_.Unsqueeze(axis)) : Array();
+}
+
+Array Array::Reshape(Dims shape) const {
+  if (!Usable(*this)) return {};
+  const Array whole = composer_->Contiguous(*this);
+  return whole.defined() ? Array(composer_, whole.tensor().Reshape(std::move(shape))) : Array();
+}
+
+Array Array::Expand(Dims shape) const {
+  return Usable(*this) ? Array(composer_, tensor_.Expand(shape)) : Array();
+}
+
+Array Array::RepeatTo(int axis, int64_t size) const {
+  if (!Usable(*this)) return {};
+  axis = FromEnd(axis, rank());
+  const int64_t present = dim(axis);
+  if (present == size) return *this;
+  Tensor repeated = tensor_.Unsqueeze(axis + 1);
+  Dims shape = repeated.shape();
+  shape[axis + 1] = size / present;
+  repeated = repeated.Expand(shape);
+  Dims merged = tensor_.shape();
+  merged[axis] = size;
+  return Array(composer_, repeated).Reshape(std::move(merged));
+}
+
+void Array::Assign(const Array& value) const {
+  if (!Usable(*this) || !Usable(value)) return;
+  composer_->backend().Copy(value.tensor(), tensor_);
+}
+
+Array operator+(const Array& a, const Array& b) { return Combine(BinaryOp::kAdd, a, b); }
+Array operator-(const Array& a, const Array& b) { return Combine(BinaryOp::kSub, a, b); }
+Array operator*(const Array& a, const Array& b) { return Combine(BinaryOp::kMul, a, b); }
+Array operator/(const Array& a, const Array& b) { return Combine(BinaryOp::kDiv, a, b); }
+Array operator+(const Array& a, double b) { return Combine(BinaryOp::kAdd, a, b); }
+Array operator-(const Array& a, double b) { return Combine(BinaryOp::kSub, a, b); }
+Array operator-(double a, const Array& b) { return Combine(BinaryOp::kSub, a, b); }
+Array operator*(const Array& a, double b) { return Combine(BinaryOp::kMul, a, b); }
+Array operator*(double a, const Array& b) { return Combine(BinaryOp::kMul, a, b); }
+Array operator/(const Array& a, double b) { return Combine(BinaryOp::kDiv, a, b); }
+Array operator-(const Array& a) { return Apply(UnaryOp::kNeg, a); }
+Array Maximum(const Array& a, const Array& b) { return Combine(BinaryOp::kMax, a, b); }
+Array Minimum(const Array& a, const Array& b) { return Combine(BinaryOp::kMin, a, b); }
+Array Maximum(const Array& a, double b) { return Combine(BinaryOp::kMax, a, b); }
+Array Minimum(const Array& a, double b) { return Combine(BinaryOp::kMin, a, b); }
+Array Mod(const Array& a, const Array& b) { return Combine(BinaryOp::kMod, a, b); }
+Array Pow(const Array& a, const Array& b) { return Combine(BinaryOp::kPow, a, b); }
+
+Array operator<(const Array& a, const Array& b) {
+  return Combine(BinaryOp::kLess, DType::kBool, a, b);
+}
+Array operator<=(const Array& a, const Array& b) {
+  return Combine(BinaryOp::kLessEqual, DType::kBool, a, b);
+}
+Array Equal(const Array& a, const Array& b) {
+  return Combine(BinaryOp::kEqual, DType::kBool, a, b);
+}
+Array operator&&(const Array& a, const Array& b) {
+  return Combine(BinaryOp::kAnd, DType::kBool, a, b);
+}
+Array operator||(const Array& a, const Array& b) {
+  return Combine(BinaryOp::kOr, DType::kBool, a, b);
+}
+Array operator!(const Array& a) { return Apply(UnaryOp::kNot, a); }
+
+Array Where(const Array& condition, const Array& a, const Array& b) {
+  if (!Usable(condition) || !Usable(a) || !Usable(b)) return {};
+  Composer& c = *a.composer();
+  const Dims shape = BroadcastShape(condition.tensor().shape(),
+                                    BroadcastShape(a.tensor().shape(), b.tensor().shape()));
+  Array out = c.Empty(a.tensor().dtype(), shape);
+  if (out.defined()) {
+    c.backend().Where(condition.tensor(), a.tensor(), b.tensor(), out.tensor());
+  }
+  return out;
+}
+
+Array Where(const Array& condition, const Array& a, double b) {
+  return Usable(a) ? Where(condition, a, a.composer()->Scalar(b)) : Array();
+}
+
+Array Apply(UnaryOp op, const Array& x) {
+  if (!Usable(x)) return {};
+  Array out = x.composer()->Empty(x.tensor().dtype(), x.tensor().shape());
+  if (out.defined()) x.composer()->backend().Unary(op, x.tensor(), out.tensor());
+  return out;
+}
+
+Array Exp(const Array& x) { return Apply(UnaryOp::kExp, x); }
+Array Log(const Array& x) { return Apply(UnaryOp::kLog, x); }
+Array Sqrt(const Array& x) { return Apply(UnaryOp::kSqrt, x); }
+Array Sigmoid(const Array& x) { return Apply(UnaryOp::kSigmoid, x); }
+Array Softplus(const Array& x) { return Apply(UnaryOp::kSoftplus, x); }
+Array Silu(const Array& x) { return Apply(UnaryOp::kSilu, x); }
+
+Array Sum(const Array& x, int axis) { return Reduced(ReduceOp::kSum, x, axis); }
+Array Max(const Array& x, int axis) { return Reduced(ReduceOp::kMax, x, axis); }
+
+Array CumSum(const Array& x, int axis) {
+  if (!Usable(x)) return {};
+  Array out = x.composer()->Empty(x.tensor().dtype(), x.tensor().shape());
+  if (out.defined()) {
+    x.composer()->backend().CumSum(x.tensor(), FromEnd(axis, x.rank()), out.tensor());
+  }
+  return out;
+}
+
+Array Softmax(const Array& x, const Array& mask, Array* lse) {
+  if (!Usable(x)) return {};
+  Composer& c = *x.composer();
+  const Dims shape = mask.defined() ? BroadcastShape(x.tensor().shape(), mask.tensor().shape())
+                                    : x.tensor().shape();
+  Array out = c.Empty(shape);
+  Tensor sums;
+  if (lse != nullptr) {
+    Dims rows = shape;
+    rows.back() = 1;
+    *lse = c.Empty(std::move(rows));
+    sums = lse->tensor();
+  }
+  if (c.status().ok()) c.backend().Softmax(x.tensor(), mask.tensor(), out.tensor(), sums);
+  return out;
+}
+
+Array MatMul(const Array& a, const Array& b) {
+  if (!Usable(a) || !Usable(b)) return {};
+  const Dims& left = a.tensor().shape();
+  const Dims& right = b.tensor().shape();
+  Dims shape =
+      BroadcastShape(Dims(left.begin(), left.end() - 2), Dims(right.begin(), right.end() - 2));
+  shape.push_back(a.dim(-2));
+  shape.push_back(b.dim(-1));
+  Array out = a.composer()->Empty(std::move(shape));
+  if (out.defined()) a.composer()->backend().MatMul(a.tensor(), b.tensor(), out.tensor(), 1, 0);
+  return out;
+}
+
+Array Gather(const Array& x, const Array& index, int axis) {
+  if (!Usable(x) || !Usable(index)) return {};
+  axis = FromEnd(axis, x.rank());
+  Dims shape = x.tensor().shape();
+  shape[axis] = index.dim(0);
+  Array out = x.composer()->Empty(x.tensor().dtype(), std::move(shape));
+  if (out.defined()) {
+    x.composer()->backend().Gather(x.tensor(), index.tensor(), axis, out.tensor());
+  }
+  return out;
+}
+
+Array Concat(const Array& a, const Array& b, int axis) {
+  if (!Usable(a) || !Usable(b)) return {};
+  axis = FromEnd(axis, a.rank());
+  Dims shape = a.tensor().shape();
+  shape[axis] += b.dim(axis);
+  Array out = a.composer()->Empty(a.tensor().dtype(), std::move(shape));
+  if (!out.defined()) return {};
+  out.Slice(axis, 0, a.dim(axis)).Assign(a);
+  out.Slice(axis, a.dim(axis), b.dim(axis)).Assign(b);
+  return out;
+}
+
+Array L2Normalize(const Array& x, double eps) {
+  return x / Sqrt(Sum(Apply(UnaryOp::kSquare, x), -1) + eps);
+}
+
+Composer::Composer(Backend& backend, const BoundCall& call, const NamedTensors& outputs)
+    : backend_(backend),
+      call_(call),
+      outputs_(outputs),
+      compute_type_(call.dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32) {}
+
+Array Composer::In(absl::string_view name) {
+  const Tensor& input = call_.input(name);
+  if (!input.defined() || !status_.ok()) return {};
+  const Array raw(this, input);
+  return IsFloating(input.dtype()) ? Cast(raw, compute_type_) : raw;
+}
+
+void Composer::Out(absl::string_view name, const Array& value) {
+  const Tensor* out = outputs_.Find(name);
+  if (out == nullptr || !status_.ok() || !value.defined()) return;
+  backend_.Copy(value.tensor(), *out);
+}
+
+Array Composer::Empty(Dims shape) { return Empty(compute_type_, std::move(shape)); }
+
+Array Composer::Empty(DType dtype, Dims shape) {
+  if (!status_.ok()) return {};
+  absl::StatusOr<Tensor> tensor = backend_.Allocate(dtype, std::move(shape));
+  if (!tensor.ok()) {
+    Fail(tensor.status());
+    return {};
+  }
+  return Array(this, *std::move(tensor));
+}
+
+Array Composer::Full(Dims shape, double value) {
+  Array out = Empty(std::move(shape));
+  if (out.defined()) backend_.Fill(value, out.tensor());
+  return out;
+}
+
+Array Composer::Iota(int64_t size, double start, double step) {
+  Array out = Empty({size});
+  if (out.defined()) backend_.Iota(start, step, out.tensor());
+  return out;
+}
+
+Array Composer::FromHost(const Tensor& host) {
+  Array out = Empty(host.dtype(), host.shape());
+  if (!out.defined()) return {};
+  if (absl::Status s = backend_.Upload(host, out.tensor()); !s.ok()) {
+    Fail(std::move(s));
+    return {};
+  }
+  return IsFloating(host.dtype()) ? Cast(out, compute_type_) : out;
+}
+
+Array Composer::Cast(const Array& x, DType dtype) {
+  if (!Usable(x) || x.tensor().dtype() == dtype) return x;
+  Array out = Empty(dtype, x.tensor().shape());
+  if (out.defined()) backend_.Copy(x.tensor(), out.tensor());
+  return out;
+}
+
+Array Composer::Contiguous(const Array& x) {
+  if (!Usable(x) || x.tensor().is_contiguous()) return x;
+  Array out = Empty(x.tensor().dtype(), x.tensor().shape());
+  if (out.defined()) backend_.Copy(x.tensor(), out.tensor());
+  return out;
+}
+
+}  // namespace attnd

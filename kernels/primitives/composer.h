@@ -1,4 +1,5 @@
-// Composed definitions read like the paper: arrays with operators, on any backend, in float32 or float64.
+// Composed definitions read like the paper: arrays with operators, on any backend, in float32 or
+// float64.
 //
 //   absl::Status Definition(Composer& c) {
 //     Array q = c.In("q"), k = c.In("k"), v = c.In("v");
@@ -7,7 +8,8 @@
 //     return c.status();
 //   }
 //
-// Memory failures are sticky: after the first, every function returns an empty array and status() tells.
+// Memory failures are sticky: after the first, every function returns an empty array and status()
+// tells.
 #ifndef ATTND_KERNELS_PRIMITIVES_COMPOSER_H_
 #define ATTND_KERNELS_PRIMITIVES_COMPOSER_H_
 
@@ -43,11 +45,12 @@ class Array {
   Array Unsqueeze(int axis) const;  // Negative: counted from the end of the result.
   Array Reshape(Dims shape) const;  // Copies first if the view is not contiguous.
   Array Expand(Dims shape) const;
-  // Repeats consecutive: axis of size h becomes size `heads` (a multiple of h), index i reading i/(heads/h):
-  // the grouped-head rule.
+  // Repeats consecutive: axis of size h becomes size `heads` (a multiple of h), index i reading
+  // i/(heads/h): the grouped-head rule.
   Array RepeatTo(int axis, int64_t size) const;
 
-  // In-place assignment into a view, for recurrences and splits: elements of this = value (broadcast).
+  // In-place assignment into a view, for recurrences and splits: elements of this = value
+  // (broadcast).
   void Assign(const Array& value) const;
 
  private:
@@ -108,15 +111,16 @@ Array L2Normalize(const Array& x, double eps);
 
 class Composer {
  public:
-  // `call` holds tensors in the backend's memory; `outputs` are allocated there. The compute type is
-  // float64 in a float64 call and float32 otherwise.
+  // `call` holds tensors in the backend's memory; `outputs` are allocated there. The compute type
+  // is float64 in a float64 call and float32 otherwise.
   Composer(Backend& backend, const BoundCall& call, const NamedTensors& outputs);
 
   Backend& backend() { return backend_; }
   const BoundCall& call() const { return call_; }
   DType compute_type() const { return compute_type_; }
 
-  // An input in the compute type (bool and integer inputs as they are). Undefined if it was not given.
+  // An input in the compute type (bool and integer inputs as they are). Undefined if it was not
+  // given.
   Array In(absl::string_view name);
   bool has(absl::string_view name) const { return call_.has(name); }
   // Writes an output, converted to its type. Does nothing if this call does not produce it.

@@ -9,8 +9,8 @@
 namespace attnd {
 
 struct CpuOptions {
-  int threads = 0;                    // 0: all cores.
-  int64_t memory_limit_bytes = 0;     // 0: none. Beyond it Allocate answers RESOURCE_EXHAUSTED.
+  int threads = 0;                 // 0: all cores.
+  int64_t memory_limit_bytes = 0;  // 0: none. Beyond it Allocate answers RESOURCE_EXHAUSTED.
 };
 
 // Thread-safe: several calls may run on one backend at a time and share its threads.

@@ -1,4 +1,5 @@
-// Small matrix products of CPU kernels: row-major, float32 or float64, compiled per shape by libxsmm and kept.
+// Small matrix products of CPU kernels: row-major, float32 or float64, compiled per shape by
+// libxsmm and kept.
 #ifndef ATTND_KERNELS_PRIMITIVES_CPU_GEMM_H_
 #define ATTND_KERNELS_PRIMITIVES_CPU_GEMM_H_
 
@@ -6,10 +7,10 @@
 
 namespace attnd::cpu {
 
-// c[m,n] = a[m,k] b[k,n], or c += with `accumulate`. Row-major; lda, ldb, ldc are row lengths in memory (>= k, n,
-// n). c must not overlap a or b. m, n or k of 0 is legal. The order of summation of an element depends on
-// (m, n, k) only through k and fixed tile sizes, never on the data or on threads.
-// Single-threaded: callers parallelise outside.
+// c[m,n] = a[m,k] b[k,n], or c += with `accumulate`. Row-major; lda, ldb, ldc are row lengths in
+// memory (>= k, n, n). c must not overlap a or b. m, n or k of 0 is legal. The order of summation
+// of an element depends on (m, n, k) only through k and fixed tile sizes, never on the data or on
+// threads. Single-threaded: callers parallelise outside.
 void Gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
           float* c, int64_t ldc, bool accumulate);
 void Gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b,
