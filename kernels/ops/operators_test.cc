@@ -1,1 +1,333 @@
-// Placeholder.
+// The suite that every registered operator and kernel passes through: a kernel that registers is a
+// kernel that is tested. Inputs are fresh on every run; ATTND_TEST_SEED repeats one.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/core/batch.h"
+#include "kernels/testing/operator_testing.h"
+
+namespace attnd::testing {
+namespace {
+
+constexpr int kRandomCases = 12;
+
+std::vector<std::string> OperatorIds() {
+  std::vector<std::string> ids;
+  for (const Operator* op : Operators().operators()) ids.push_back(op->spec.id());
+  return ids;
+}
+
+// Kernels of an operator on a device, the composed definition included.
+std::vector<std::string> KernelNames(const Operator& op, Device device) {
+  std::vector<std::string> names = {"composed"};
+  for (const Kernel& kernel : op.kernels) {
+    if (kernel.device == device) names.push_back(kernel.name);
+  }
+  return names;
+}
+
+class OperatorTest : public ::testing::TestWithParam<std::tuple<std::string, Device>> {
+ protected:
+  void SetUp() override {
+    backend_ = BackendOf(std::get<1>(GetParam()));
+    if (backend_ == nullptr) GTEST_SKIP() << "no " << Name(std::get<1>(GetParam())) << " device";
+  }
+
+  const Operator& op() const { return Find(std::get<0>(GetParam())); }
+  Backend& backend() const { return *backend_; }
+  std::vector<std::string> kernels() const { return KernelNames(op(), backend_->device()); }
+
+  RandomOptions Options(int i) const {
+    RandomOptions options;
+    options.seed = BaseSeed() + 7919u * static_cast<uint64_t>(i);
+    options.random_attributes = i % 2 == 1;
+    options.packed = op().spec.packs() && i % 3 == 2;
+    // Chunk and tile borders, one token, and whatever the generator draws.
+    constexpr int64_t kLengths[] = {1, 63, 64, 65, 127, 200};
+    if (i % 2 == 0 && op().spec.packs()) options.dims.Set("T", kLengths[(i / 2) % 6]);
+    return options;
+  }
+
+  // Whether the kernel takes the request; a forced kernel that declines is not a failure of the
+  // kernel.
+  bool Takes(CallRequest& request, const std::string& kernel) const {
+    request.kernel = kernel;
+    const absl::StatusOr<BoundCall> call = BindAndCheck(op(), request);
+    EXPECT_TRUE(call.ok()) << call.status();
+    return call.ok() && SelectKernel(op(), *call, backend_->device(), kernel).ok();
+  }
+
+ private:
+  Backend* backend_ = nullptr;
+};
+
+TEST_P(OperatorTest, EveryKernelAgreesWithTheFloat64Definition) {
+  const std::vector<DType> types = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
+  std::vector<int> taken(kernels().size(), 0);
+  for (int i = 0; i < kRandomCases; ++i) {
+    for (DType dtype : types) {
+      RandomOptions options = Options(i);
+      options.dtype = dtype;
+      CallRequest request = Random(op().spec.id(), options);
+      const Evaluation reference = RunReference(request);
+      for (size_t k = 0; k < kernels().size(); ++k) {
+        if (!Takes(request, kernels()[k])) continue;
+        ++taken[k];
+        const Evaluation result = Run(request, backend());
+        EXPECT_TRUE(Close(op().spec, dtype, result, reference))
+            << "seed " << options.seed << " case " << i;
+      }
+    }
+  }
+  for (size_t k = 0; k < kernels().size(); ++k) {
+    EXPECT_GT(taken[k], 0) << kernels()[k] << " declined every random call";
+  }
+}
+
+TEST_P(OperatorTest, Float64IsExactOnTheCpuAndRefusedElsewhere) {
+  RandomOptions options = Options(0);
+  options.dtype = DType::kFloat64;
+  const CallRequest request = Random(op().spec.id(), options);
+  const absl::StatusOr<Evaluation> result = Evaluate(op(), backend(), request);
+  if (backend().device() == Device::kCpu) {
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_TRUE(Close(op().spec, DType::kFloat64, *result, RunReference(request)));
+  } else {
+    EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST_P(OperatorTest, RepeatsBitForBit) {
+  for (int i = 0; i < 4; ++i) {
+    CallRequest request = Random(op().spec.id(), Options(i));
+    for (const std::string& kernel : kernels()) {
+      if (!Takes(request, kernel)) continue;
+      const Evaluation first = Run(request, backend());
+      EXPECT_TRUE(SameBits(Run(request, backend()), first)) << kernel << " case " << i;
+    }
+  }
+}
+
+TEST_P(OperatorTest, StridedViewsGiveTheSameBits) {
+  CallRequest request = Random(op().spec.id(), Options(1));
+  CallRequest views = request;
+  for (auto& [name, tensor] : views.inputs) tensor = AsStridedView(tensor);
+  for (const std::string& kernel : kernels()) {
+    if (!Takes(request, kernel)) continue;
+    views.kernel = kernel;
+    EXPECT_TRUE(SameBits(Run(views, backend()), Run(request, backend()))) << kernel;
+  }
+}
+
+TEST_P(OperatorTest, NoTokensGiveEmptyOutputsAndTheStateBack) {
+  if (op().spec.FindInput("cu_seqlens") == nullptr) GTEST_SKIP() << "not a sequence operator";
+  RandomOptions options = Options(0);
+  options.optional_inputs = 1;
+  options.dims.Set("T", 0);
+  CallRequest request = Random(op().spec.id(), options);
+  for (const std::string& kernel : kernels()) {
+    if (!Takes(request, kernel)) continue;
+    const Evaluation result = Run(request, backend());
+    EXPECT_EQ(Output(result, "o").num_elements(), 0) << kernel;
+    for (const auto& [name, tensor] : request.inputs) {
+      const std::string final_name = FinalStateName(name);
+      if (final_name.empty()) continue;
+      const Tensor* state = result.outputs.Find(final_name);
+      if (state != nullptr) EXPECT_EQ(RelativeError(*state, tensor), 0) << kernel << " " << name;
+    }
+  }
+}
+
+TEST_P(OperatorTest, SplitCallsEqualTheWhole) {
+  if (!op().spec.has_state()) GTEST_SKIP() << "no state";
+  int tested = 0;
+  for (int i = 0; i < kRandomCases; ++i) {
+    RandomOptions options = Options(i);
+    options.packed = false;
+    options.dims.Set("T", 3 + 37 * (i % 5));
+    CallRequest whole = Random(op().spec.id(), options);
+    const int64_t tokens = 3 + 37 * (i % 5);
+    for (const std::string& kernel : kernels()) {
+      if (!Takes(whole, kernel)) continue;
+      const Evaluation expected = Run(whole, backend());
+      const bool carries =
+          std::any_of(expected.outputs.begin(), expected.outputs.end(), [](const auto& entry) {
+            return absl::string_view(entry.first).substr(0, 6) == "final_";
+          });
+      if (!carries) continue;
+      ++tested;
+      // The second call starts where the first ended; a single last token is a decode step.
+      const int64_t cut = i % 2 == 0 ? tokens - 1 : 1 + tokens / 3;
+      const Evaluation first = Run(CutTokens(op(), whole, 0, cut), backend());
+      const Evaluation second =
+          Run(WithStates(op(), CutTokens(op(), whole, cut, tokens - cut), first), backend());
+      const double tolerance = 4 * Tolerance(op().spec, DType::kFloat32);
+      for (const auto& [name, tensor] : expected.outputs) {
+        const Port& port = *op().spec.FindOutput(name);
+        if (port.AxisOf("T") == 1) {
+          EXPECT_LE(RelativeError(Output(first, name), tensor.Slice(1, 0, cut)), tolerance)
+              << kernel << " " << name;
+          EXPECT_LE(RelativeError(Output(second, name), tensor.Slice(1, cut, tokens - cut)),
+                    tolerance)
+              << kernel << " " << name << " seed " << options.seed;
+        } else {
+          EXPECT_LE(RelativeError(Output(second, name), tensor), tolerance)
+              << kernel << " " << name << " seed " << options.seed;
+        }
+      }
+    }
+  }
+  EXPECT_GT(tested, 0) << "no random call handed a state on";
+}
+
+TEST_P(OperatorTest, PackedSequencesEqualSeparateCalls) {
+  if (!op().spec.packs()) GTEST_SKIP() << "takes no cu_seqlens";
+  if (!op().spec.text().packed_by_sequence)
+    GTEST_SKIP() << "has a packed layout of its own, tested beside it";
+  for (int i = 0; i < 4; ++i) {
+    RandomOptions options = Options(i);
+    options.packed = true;
+    CallRequest request = Random(op().spec.id(), options);
+    for (const std::string& kernel : kernels()) {
+      if (!Takes(request, kernel)) continue;
+      const Evaluation packed = Run(request, backend());
+      const BoundCall call = BindAndCheck(op(), request).value();
+      for (const Sequence& sequence : call.sequences()) {
+        const BoundCall alone = call.SequenceCall(sequence);
+        CallRequest one{request.op, alone.inputs(), request.attributes, kernel};
+        const Evaluation expected = Run(one, backend());
+        for (const auto& [name, tensor] : expected.outputs) {
+          const Tensor& whole = Output(packed, name);
+          const bool tokens = op().spec.FindOutput(name)->AxisOf("T") == 1;
+          const Tensor part = tokens ? whole.Slice(1, sequence.begin, sequence.length)
+                                     : whole.Slice(0, sequence.state, 1);
+          EXPECT_TRUE(BitEqual(part, tensor)) << kernel << " " << name << " seed " << options.seed
+                                              << " off by " << RelativeError(part, tensor);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(OperatorTest, LaterTokensDoNotChangeEarlierOutputs) {
+  if (!op().causal) GTEST_SKIP() << "never causal";
+  int tested = 0;
+  for (int i = 0; i < kRandomCases; ++i) {
+    RandomOptions options = Options(i);
+    options.packed = false;
+    const int64_t tokens = 70 + i;
+    options.dims.Set("T", tokens);
+    CallRequest request = Random(op().spec.id(), options);
+    const BoundCall call = BindAndCheck(op(), request).value();
+    if (!op().causal(call)) continue;
+    const int64_t from = 1 + (i * 13) % (tokens - 1);
+    CallRequest changed = request;
+    for (auto& [name, tensor] : changed.inputs) {
+      const int axis = op().spec.FindInput(name)->AxisOf("T");
+      const int key_axis = op().spec.FindInput(name)->AxisOf("S");
+      if ((axis != 1 && key_axis != 1) || !IsFloating(tensor.dtype())) continue;
+      tensor = CopyOf(tensor);
+      const Tensor tail = tensor.Slice(1, tensor.dim(1) - (tokens - from), tokens - from);
+      // A gate stays a gate: later tokens become copies of the first, in reverse order of time.
+      for (int64_t t = 0; t < tail.dim(1); ++t) {
+        Cpu().Copy(tensor.Slice(1, 0, 1), tail.Slice(1, t, 1));
+      }
+    }
+    for (const std::string& kernel : kernels()) {
+      if (!Takes(request, kernel)) continue;
+      changed.kernel = kernel;
+      ++tested;
+      const Tensor before = Output(Run(request, backend()), "o").Slice(1, 0, from);
+      const Tensor after = Output(Run(changed, backend()), "o").Slice(1, 0, from);
+      EXPECT_TRUE(BitEqual(before, after))
+          << kernel << " seed " << options.seed << " from " << from;
+    }
+  }
+  EXPECT_GT(tested, 0) << "no random call was causal";
+}
+
+TEST_P(OperatorTest, ACallsBitsDoNotDependOnItsBatch) {
+  for (const std::string& kernel : kernels()) {
+    // Several calls that differ in data (and in T where the operator packs), otherwise alike.
+    std::vector<BoundCall> calls;
+    std::string key;
+    RandomOptions options = Options(0);
+    options.packed = false;
+    for (int i = 0; i < 5; ++i) {
+      CallRequest request = Random(op().spec.id(), options);
+      if (!Takes(request, kernel)) break;
+      BoundCall call = BindAndCheck(op(), request).value();
+      const std::string this_key = BatchKey(call, kernel);
+      if (key.empty()) {
+        if (this_key.empty()) break;
+        key = this_key;
+        // Further draws keep this one's sizes.
+        for (const auto& [symbol, size] : call.dims()) {
+          const bool derived =
+              std::any_of(op().spec.derived().begin(), op().spec.derived().end(),
+                          [&s = symbol](const Derived& d) { return d.symbol == s; });
+          if (!derived && symbol != "M") options.dims.Set(symbol, size);
+        }
+        options.optional_inputs = 1;
+        for (const Port& port : op().spec.inputs()) {
+          if (port.optional && !call.has(port.name)) options.without.push_back(port.name);
+        }
+        options.attributes = request.attributes;
+      }
+      if (this_key == key) calls.push_back(std::move(call));
+      options.seed += 1;
+      if (op().spec.packs() && op().spec.text().packed_by_sequence &&
+          op().spec.FindInput("k_mask") == nullptr) {
+        options.dims.Set("T", 1 + (31 * i) % 90);
+      }
+    }
+    if (calls.size() < 2) continue;
+    std::vector<const BoundCall*> pointers;
+    for (const BoundCall& call : calls) pointers.push_back(&call);
+    const absl::StatusOr<BoundCall> packed = Pack(pointers);
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    const absl::StatusOr<Evaluation> together = EvaluateBound(op(), backend(), *packed, kernel);
+    ASSERT_TRUE(together.ok()) << together.status();
+    const auto parts = Unpack(pointers, together->outputs);
+    ASSERT_TRUE(parts.ok()) << parts.status();
+    for (size_t i = 0; i < calls.size(); ++i) {
+      const Evaluation alone = EvaluateBound(op(), backend(), calls[i], kernel).value();
+      for (const auto& [name, tensor] : alone.outputs) {
+        EXPECT_TRUE(BitEqual(*(*parts)[i].Find(name), tensor))
+            << kernel << " " << name << " call " << i << " off by "
+            << RelativeError(*(*parts)[i].Find(name), tensor);
+      }
+    }
+  }
+}
+
+TEST_P(OperatorTest, NanInputsPropagateWithoutHarm) {
+  CallRequest request = Random(op().spec.id(), Options(0));
+  for (auto& [name, tensor] : request.inputs) {
+    if (tensor.dtype() != DType::kFloat32 || tensor.num_elements() == 0) continue;
+    tensor = CopyOf(tensor);
+    tensor.data<float>()[tensor.num_elements() / 2] = std::numeric_limits<float>::quiet_NaN();
+    break;
+  }
+  for (const std::string& kernel : kernels()) {
+    if (!Takes(request, kernel)) continue;
+    const std::vector<double> o = ToDoubles(Output(Run(request, backend()), "o"));
+    EXPECT_TRUE(std::any_of(o.begin(), o.end(), [](double x) { return std::isnan(x); })) << kernel;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, OperatorTest,
+                         ::testing::Combine(::testing::ValuesIn(OperatorIds()),
+                                            ::testing::Values(Device::kCpu, Device::kCuda)),
+                         [](const auto& info) {
+                           return absl::StrCat(std::get<0>(info.param), "_",
+                                               Name(std::get<1>(info.param)));
+                         });
+
+}  // namespace
+}  // namespace attnd::testing
