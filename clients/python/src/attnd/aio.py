@@ -1,0 +1,157 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from attnd import _calls, errors
+from attnd._calls import R, Retry
+from attnd.operators import AsyncOperators
+from attnd.results import Attribute, Call, Comparison, OperatorInfo, Random, Result
+from attnd.tensors import ArrayLike
+from attnd.v1 import operators_pb2 as pb
+from attnd.v1 import operators_pb2_grpc
+
+T = TypeVar("T")
+
+
+class AsyncClient(AsyncOperators):
+    """`Client` for asyncio; see there for the arguments. Made inside a running event loop."""
+
+    def __init__(
+        self,
+        address: str = "localhost:8001",
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout: float | None = None,
+        retry: Retry = Retry(),
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        options = _calls.channel_options(retry)
+        self._channel = (
+            grpc.aio.insecure_channel(address, options)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options)
+        )
+        self._operators: Any = operators_pb2_grpc.OperatorsStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+        self._timeout = timeout
+        self._metadata = tuple(metadata)
+
+    async def close(self) -> None:
+        """Ends the connection and whatever is under way on it."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def list(self, filter: str = "") -> list[OperatorInfo]:
+        """The operators of the server whose id contains `filter`."""
+        return _calls.operators(await self._call(self._operators.List, pb.ListRequest(filter=filter)))
+
+    async def describe(self, op: str) -> pb.OperatorDescription:
+        """An operator's inputs, attributes, outputs and rules."""
+        description: pb.OperatorDescription = await self._call(self._operators.Describe, pb.DescribeRequest(op=op))
+        return description
+
+    async def evaluate(
+        self,
+        op: str,
+        inputs: Mapping[str, ArrayLike],
+        attributes: Mapping[str, Attribute] | None = None,
+        *,
+        kernel: str = "",
+        outputs: Sequence[str] = (),
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> Result:
+        """Evaluates an operator by name; arguments as those of `Client.evaluate`."""
+        evaluation = _calls.Evaluation(op, inputs, attributes or {}, kernel, outputs, priority)
+        return await self._evaluate(Result, evaluation, timeout)
+
+    async def evaluate_batch(
+        self, calls: Iterable[Call], *, timeout: float | None = None
+    ) -> AsyncIterator[Result | errors.Error]:
+        """Evaluates many calls on one stream, as `Client.evaluate_batch` does."""
+        stream = self._operators.EvaluateBatch(
+            _calls.batch_requests(calls), timeout=self._limit(timeout), metadata=self._metadata
+        )
+        waiting: dict[int, Result | errors.Error] = {}
+        due = 0
+        try:
+            async for answer in stream:
+                index, outcome = _calls.batch_answer(answer)
+                waiting[index] = outcome
+                while due in waiting:
+                    yield waiting.pop(due)
+                    due += 1
+        except grpc.RpcError as error:
+            raise errors.from_rpc(error) from None
+        finally:
+            stream.cancel()
+
+    async def compare(
+        self,
+        op: str,
+        inputs: Mapping[str, ArrayLike] | None = None,
+        attributes: Mapping[str, Attribute] | None = None,
+        *,
+        random: Random | None = None,
+        kernel: str = "",
+        timeout: float | None = None,
+    ) -> Comparison:
+        """A kernel against the float64 definition, on `inputs` or on random ones."""
+        request = _calls.compare_request(op, inputs, attributes or {}, kernel, random)
+        return _calls.comparison(await self._call(self._operators.Compare, request, timeout))
+
+    async def healthy(self, *, timeout: float | None = None) -> bool:
+        """Whether the server takes calls now. Unavailable if it cannot be reached."""
+        answer = await self._call(self._health.Check, health_pb2.HealthCheckRequest(), timeout)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def _run(
+        self,
+        kind: type[R],
+        op: str,
+        inputs: dict[str, ArrayLike],
+        attributes: dict[str, Attribute],
+        kernel: str,
+        timeout: float | None,
+    ) -> R:
+        return await self._evaluate(kind, _calls.Evaluation(op, inputs, attributes, kernel), timeout)
+
+    async def _evaluate(self, kind: type[R], evaluation: _calls.Evaluation, timeout: float | None) -> R:
+        if evaluation.nbytes < _calls.MAX_UNARY_BYTES:
+            return _calls.result(kind, await self._call(self._operators.Evaluate, evaluation.message(), timeout))
+        assembler = _calls.Assembler()
+        stream = self._operators.EvaluateStream(
+            evaluation.chunks(), timeout=self._limit(timeout), metadata=self._metadata
+        )
+        try:
+            async for chunk in stream:
+                assembler.add(chunk)
+        except grpc.RpcError as error:
+            raise errors.from_rpc(error) from None
+        finally:
+            stream.cancel()
+        return assembler.result(kind)
+
+    async def _call(self, method: Callable[..., Awaitable[T]], request: Any, timeout: float | None = None) -> T:
+        try:
+            return await method(request, timeout=self._limit(timeout), metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise errors.from_rpc(error) from None
+
+    def _limit(self, timeout: float | None) -> float | None:
+        return self._timeout if timeout is None else timeout
