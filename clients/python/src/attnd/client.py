@@ -49,7 +49,7 @@ class Client(Operators):
             else grpc.secure_channel(address, credentials, options)
         )
         self._operators = operators_pb2_grpc.OperatorsStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout = timeout
         self._metadata = tuple(metadata)
 
