@@ -18,8 +18,8 @@ using AttrValue = std::variant<bool, int64_t, double, std::string, std::vector<b
 // "true", "3", "0.5", "'relu'", "[1, 2]".
 std::string ToString(const AttrValue& value);
 
-// A short list of named things. Operators have at most 32 ports and 64 attributes, so a scan beats a
-// hash table, and the order of declaration is kept.
+// A short list of named things. Operators have at most 32 ports and 64 attributes, so a scan beats
+// a hash table, and the order of declaration is kept.
 template <typename T>
 class Named {
  public:

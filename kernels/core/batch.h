@@ -12,13 +12,14 @@
 
 namespace attnd {
 
-// Calls with equal keys may be packed: same operator, kernel, type, attributes, given inputs and static sizes
-// (all but B and M; T too where the operator takes cu_seqlens) and equal bytes in every input that has
-// no batch axis (weights, sinks). Empty: this call is not to be packed with others.
+// Calls with equal keys may be packed: same operator, kernel, type, attributes, given inputs and
+// static sizes (all but B and M; T too where the operator takes cu_seqlens) and equal bytes in
+// every input that has no batch axis (weights, sinks). Empty: this call is not to be packed with
+// others.
 std::string BatchKey(const BoundCall& call, absl::string_view kernel);
 
-// One call that computes all of `calls` (same key). Where the operator takes cu_seqlens the tokens are laid
-// end to end with B = 1; otherwise the calls are stacked along B. Copies every input once.
+// One call that computes all of `calls` (same key). Where the operator takes cu_seqlens the tokens
+// are laid end to end with B = 1; otherwise the calls are stacked along B. Copies every input once.
 absl::StatusOr<BoundCall> Pack(absl::Span<const BoundCall* const> calls);
 
 // The outputs of each of `calls`, as views on the packed call's outputs where layout allows.

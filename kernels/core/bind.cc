@@ -1,1 +1,442 @@
-// Placeholder.
+#include <algorithm>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/core/binder.h"
+#include "kernels/core/coerce.h"
+#include "kernels/core/nearest.h"
+#include "kernels/primitives/cpu/primitives_cpu.h"
+
+namespace attnd {
+namespace {
+
+// The type an input of a port takes in canonical form.
+DType CanonicalType(PortType type, DType call_type) {
+  switch (type) {
+    case PortType::kFloat:
+      return call_type;
+    case PortType::kFloat32:
+      return call_type == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+    case PortType::kInt:
+    case PortType::kInt64:
+      return DType::kInt64;
+    case PortType::kInt32:
+      return DType::kInt32;
+    case PortType::kBool:
+      return DType::kBool;
+  }
+  return call_type;
+}
+
+bool Accepts(PortType type, DType given, DType call_type) {
+  switch (type) {
+    case PortType::kFloat:
+      return given == call_type;
+    case PortType::kFloat32:
+      return given == DType::kFloat32 || given == DType::kFloat16 || given == DType::kBFloat16 ||
+             (given == DType::kFloat64 && call_type == DType::kFloat64);
+    case PortType::kInt:
+      return IsInteger(given);
+    case PortType::kInt32:
+      return given == DType::kInt32;
+    case PortType::kInt64:
+      return given == DType::kInt64;
+    case PortType::kBool:
+      return given == DType::kBool;
+  }
+  return false;
+}
+
+// "float[B,T,H,K]" of "q: float[B,T,H,K]".
+absl::string_view AfterColon(absl::string_view text) {
+  const size_t colon = text.find(':');
+  text.remove_prefix(colon + 1);
+  while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
+  return text;
+}
+
+}  // namespace
+
+Binder::Binder(const OpSpec& spec, const CallRequest& request)
+    : spec_(spec), request_(&request), call_(own_) {
+  call_.spec_ = &spec;
+}
+
+Binder::Binder(BoundCall& call) : spec_(*call.spec_), call_(call) {}
+
+absl::Status Binder::Error(absl::string_view subject, absl::string_view what) const {
+  return absl::InvalidArgumentError(absl::StrCat(spec_.id(), ": ", subject, ": ", what));
+}
+
+std::optional<AttrValue> Binder::Lookup(absl::string_view name) const {
+  if (const int64_t* size = call_.dims_.Find(name)) return AttrValue(*size);
+  if (const AttrValue* value = call_.attributes_.Find(name)) return *value;
+  return std::nullopt;
+}
+
+bool Binder::Has(absl::string_view name) const {
+  if (request_ != nullptr && request_->inputs.contains(name)) return true;
+  return call_.inputs_.contains(name) || call_.attributes_.contains(name);
+}
+
+bool Binder::IsDerived(absl::string_view symbol) const {
+  return std::any_of(spec_.derived().begin(), spec_.derived().end(),
+                     [symbol](const Derived& derived) { return derived.symbol == symbol; });
+}
+
+std::string Binder::Values(const std::vector<std::string>& names) const {
+  std::vector<std::string> texts;
+  for (const std::string& name : names) {
+    if (const int64_t* size = call_.dims_.Find(name)) {
+      const std::string* source = bound_by_.Find(name);
+      texts.push_back(absl::StrCat(name, "=", *size,
+                                   source != nullptr ? absl::StrCat(" (", *source, ")") : ""));
+    } else if (const AttrValue* value = call_.attributes_.Find(name)) {
+      texts.push_back(absl::StrCat(name, "=", ToString(*value)));
+    } else if (spec_.FindInput(name) != nullptr) {
+      texts.push_back(absl::StrCat(name, Has(name) ? " given" : " not given"));
+    }
+  }
+  return absl::StrJoin(texts, ", ");
+}
+
+absl::Status Binder::CheckNames() const {
+  for (const auto& [name, tensor] : request_->inputs) {
+    if (spec_.FindInput(name) != nullptr) continue;
+    std::vector<absl::string_view> known;
+    for (const Port& port : spec_.inputs()) known.push_back(port.name);
+    return Error(absl::string_view(name).substr(0, 64),
+                 absl::StrCat("given, expected an input of this operator; nearest: ",
+                              NearestNames(name, known)));
+  }
+  for (const auto& [name, value] : request_->attributes) {
+    if (spec_.FindAttribute(name) != nullptr) continue;
+    std::vector<absl::string_view> known;
+    for (const AttrSpec& attribute : spec_.attributes()) known.push_back(attribute.name);
+    return Error(absl::string_view(name).substr(0, 64),
+                 absl::StrCat("given, expected an attribute of this operator; nearest: ",
+                              NearestNames(name, known)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Binder::BindAttributes() {
+  for (const AttrSpec& attribute : spec_.attributes()) {
+    const AttrValue* given = request_->attributes.Find(attribute.name);
+    if (given == nullptr) {
+      if (attribute.required()) {
+        return Error(attribute.name,
+                     absl::StrCat("missing, expected ", AfterColon(attribute.text)));
+      }
+      continue;
+    }
+    absl::StatusOr<AttrValue> value = CoerceAttribute(spec_, attribute, *given);
+    if (!value.ok()) return value.status();
+    call_.attributes_.Set(attribute.name, *std::move(value));
+  }
+  return FillDefaults(/*final_round=*/false);
+}
+
+// Defaults that read sizes wait for the final round.
+absl::Status Binder::FillDefaults(bool final_round) {
+  for (const AttrSpec& attribute : spec_.attributes()) {
+    if (call_.attributes_.contains(attribute.name)) continue;
+    if (attribute.default_list) {
+      call_.attributes_.Set(attribute.name, *attribute.default_list);
+    } else if (attribute.default_value) {
+      absl::StatusOr<AttrValue> value = attribute.default_value->Evaluate(*this);
+      if (!value.ok()) {
+        if (!final_round) continue;
+        return Error(attribute.name, absl::StrCat("its default ", attribute.default_value->text(),
+                                                  " has no value: ", value.status().message()));
+      }
+      value = CoerceAttribute(spec_, attribute, *value);
+      if (!value.ok()) return value.status();
+      call_.attributes_.Set(attribute.name, *std::move(value));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Binder::CheckPresence() const {
+  for (const Port& port : spec_.inputs()) {
+    const bool given = request_->inputs.contains(port.name);
+    if (port.condition) {
+      absl::StatusOr<bool> applies = port.condition->EvaluateBool(*this);
+      if (!applies.ok() || !*applies) {
+        if (!given) continue;
+        return Error(port.name, absl::StrCat("given, expected only if ", port.condition->text(),
+                                             "; ", Values(port.condition->Names())));
+      }
+    }
+    if (!given && !port.optional) {
+      return Error(port.name, absl::StrCat("missing, expected ", AfterColon(port.text)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Binder::BindTypes() {
+  const std::string* first = nullptr;
+  for (const Port& port : spec_.inputs()) {
+    const Tensor* tensor = request_->inputs.Find(port.name);
+    if (tensor == nullptr || port.type != PortType::kFloat) continue;
+    if (!IsFloating(tensor->dtype())) {
+      return Error(port.name, absl::StrCat("given ", Name(tensor->dtype()),
+                                           ", expected float32, float16, bfloat16 or float64"));
+    }
+    if (first == nullptr) {
+      first = &port.name;
+      call_.dtype_ = tensor->dtype();
+    } else if (tensor->dtype() != call_.dtype_) {
+      return Error(port.name, absl::StrCat("given ", Name(tensor->dtype()), ", expected ",
+                                           Name(call_.dtype_), ", the type of ", *first));
+    }
+  }
+  for (const Port& port : spec_.inputs()) {
+    const Tensor* tensor = request_->inputs.Find(port.name);
+    if (tensor == nullptr) continue;
+    if (!Accepts(port.type, tensor->dtype(), call_.dtype_)) {
+      return Error(port.name,
+                   absl::StrCat("given ", Name(tensor->dtype()), ", expected ",
+                                port.type == PortType::kInt ? "int32 or int64" : Name(port.type)));
+    }
+    if (tensor->rank() > kMaxRank) {
+      return Error(port.name,
+                   absl::StrCat("given rank ", tensor->rank(), ", expected at most ", kMaxRank));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Gives free symbols their sizes. `complete`: every size has a value now, check them all.
+absl::Status Binder::Unify(const Port& port, const Tensor& tensor,
+                           const std::vector<Expression>& shape, bool complete) {
+  for (size_t axis = 0; axis < shape.size(); ++axis) {
+    const int64_t given = tensor.shape()[axis];
+    const std::optional<Expression::Linear> linear = shape[axis].AsLinear();
+    int64_t expected;
+    if (linear && !IsDerived(linear->symbol) && !call_.attributes_.contains(linear->symbol) &&
+        !call_.dims_.contains(linear->symbol)) {
+      if (linear->symbol == "M" && port.name != "cu_seqlens") {
+        if (complete) return absl::InternalError("M has no size");
+        continue;
+      }
+      if (given - linear->offset >= 0) {
+        call_.dims_.Set(linear->symbol, given - linear->offset);
+        bound_by_.Set(linear->symbol, port.name);
+        continue;
+      }
+      expected = linear->offset;
+    } else {
+      const absl::StatusOr<int64_t> size = shape[axis].EvaluateInt(*this);
+      if (!size.ok()) {
+        if (!complete) continue;  // Waits for derived sizes.
+        return Error(port.name, size.status().message());
+      }
+      expected = *size;
+    }
+    if (given == expected) continue;
+    std::vector<std::string> names;
+    for (const Expression& size : shape) {
+      for (const std::string& name : size.Names()) names.push_back(name);
+    }
+    return Error(port.name, absl::StrCat("given ", ToString(tensor.shape()), ", expected ",
+                                         AfterColon(port.text), " with ", Values(names)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Binder::BindPort(const Port& port, const Tensor& tensor) {
+  absl::Status last = Error(port.name, absl::StrCat("given ", ToString(tensor.shape()),
+                                                    ", expected ", AfterColon(port.text)));
+  for (size_t i = 0; i < port.shapes.size(); ++i) {
+    if (port.shapes[i].size() != static_cast<size_t>(tensor.rank())) continue;
+    const Named<int64_t> before = call_.dims_;
+    const Named<std::string> sources = bound_by_;
+    const absl::Status status = Unify(port, tensor, port.shapes[i], /*complete=*/false);
+    if (status.ok()) {
+      if (i != 0) call_.alternatives_.Set(port.name, static_cast<int>(i));
+      return status;
+    }
+    last = status;
+    call_.dims_ = before;
+    bound_by_ = sources;
+  }
+  return last;
+}
+
+absl::Status Binder::BindSizes() {
+  // M first: states are sized by it. Required inputs before optional ones, so that errors blame the
+  // latter.
+  for (int round = 0; round < 3; ++round) {
+    for (const Port& port : spec_.inputs()) {
+      const Tensor* tensor = request_->inputs.Find(port.name);
+      if (tensor == nullptr) continue;
+      const int turn = port.name == "cu_seqlens" ? 0 : port.optional ? 2 : 1;
+      if (turn != round) continue;
+      if (absl::Status s = BindPort(port, *tensor); !s.ok()) return s;
+    }
+    if (round == 1 && !call_.dims_.contains("M") && call_.dims_.contains("B")) {
+      call_.dims_.Set("M", call_.dim("B"));
+      bound_by_.Set("M", "the batch");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Binder::BindDerived() {
+  for (const Derived& derived : spec_.derived()) {
+    absl::StatusOr<int64_t> size = derived.value.EvaluateInt(*this);
+    if (!size.ok()) {
+      // A size that hangs on an absent input; whatever needs it will say so.
+      if (absl::IsFailedPrecondition(size.status())) continue;
+      return Error(derived.symbol, size.status().message());
+    }
+    call_.dims_.Set(derived.symbol, *size);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Binder::CheckComputedSizes() {
+  for (const Port& port : spec_.inputs()) {
+    const Tensor* tensor = request_->inputs.Find(port.name);
+    if (tensor == nullptr) continue;
+    const auto& shape = port.shapes[static_cast<size_t>(call_.alternative(port.name))];
+    if (absl::Status s = Unify(port, *tensor, shape, /*complete=*/true); !s.ok()) return s;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Binder::CheckZeroSizes() const {
+  for (const auto& [symbol, size] : call_.dims_) {
+    if (size > 0 || spec_.MayBeZero(symbol) || IsDerived(symbol)) continue;
+    const std::string* source = bound_by_.Find(symbol);
+    return Error(source != nullptr ? *source : symbol,
+                 absl::StrCat("given a size of ", size, " for ", symbol, ", expected at least 1"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Binder::BindSequences() {
+  const int64_t* tokens = call_.dims_.Find("T");
+  const int64_t length = tokens != nullptr ? *tokens : 0;
+  const int64_t* batch = call_.dims_.Find("B");
+  const Tensor* offsets = request_->inputs.Find("cu_seqlens");
+  if (offsets == nullptr) {
+    const int64_t rows = batch != nullptr ? *batch : 0;
+    call_.sequences_.reserve(static_cast<size_t>(rows));
+    for (int64_t row = 0; row < rows; ++row) call_.sequences_.push_back({row, 0, length, row});
+    return absl::OkStatus();
+  }
+  if (batch != nullptr && *batch != 1) {
+    return Error("cu_seqlens", absl::StrCat("given with B=", *batch,
+                                            ", expected B=1: packed sequences lie end to end"));
+  }
+  const auto at = [offsets](int64_t i) { return offsets->data<int32_t>()[i * offsets->stride(0)]; };
+  const int64_t last = offsets->dim(0) - 1;
+  if (at(0) != 0) {
+    return Error("cu_seqlens", absl::StrCat("given cu_seqlens[0]=", at(0), ", expected 0"));
+  }
+  for (int64_t i = 1; i <= last; ++i) {
+    if (at(i) < at(i - 1)) {
+      return Error("cu_seqlens", absl::StrCat("given cu_seqlens[", i, "]=", at(i), " after ",
+                                              at(i - 1), ", expected offsets that never decrease"));
+    }
+    call_.sequences_.push_back({0, at(i - 1), at(i) - at(i - 1), i - 1});
+  }
+  if (at(last) != length) {
+    return Error("cu_seqlens",
+                 absl::StrCat("given a last offset of ", at(last), ", expected T=", length));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Binder::CheckRules() const {
+  for (const Rule& rule : spec_.rules()) {
+    const absl::StatusOr<bool> holds = rule.condition.EvaluateBool(*this);
+    if (holds.ok() && *holds) continue;
+    const std::vector<std::string> names = rule.condition.Names();
+    return Error(absl::StrJoin(names, ", "),
+                 absl::StrCat("given ", Values(names), ", expected ",
+                              rule.sentence.empty()
+                                  ? rule.condition.text()
+                                  : absl::StrCat(rule.sentence, " (", rule.condition.text(), ")")));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Binder::Canonicalise() {
+  for (const Port& port : spec_.inputs()) {
+    const Tensor* given = request_->inputs.Find(port.name);
+    if (given == nullptr) continue;
+    const DType type = CanonicalType(port.type, call_.dtype_);
+    if (given->dtype() == type && given->is_contiguous()) {
+      call_.inputs_.Set(port.name,
+                        Tensor(given->raw(), type, given->shape(), Device::kCpu, given->owner()));
+      continue;
+    }
+    absl::StatusOr<Tensor> copy = AllocateHost(type, given->shape());
+    if (!copy.ok()) return copy.status();
+    cpu::Copy(*given, *copy);
+    call_.inputs_.Set(port.name, *std::move(copy));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Binder::DescribeOutputs() {
+  call_.outputs_.clear();
+  int64_t total = 0;
+  for (const Port& port : spec_.outputs()) {
+    if (port.condition) {
+      absl::StatusOr<bool> applies = port.condition->EvaluateBool(*this);
+      if (!applies.ok() || !*applies) continue;
+    }
+    BoundCall::OutputSpec output{port.name, CanonicalType(port.type, call_.dtype_), {}};
+    for (const Expression& size : port.shapes[0]) {
+      absl::StatusOr<int64_t> value = size.EvaluateInt(*this);
+      if (!value.ok()) return Error(port.name, value.status().message());
+      output.shape.push_back(*value);
+    }
+    const absl::StatusOr<int64_t> bytes = CheckedByteSize(output.dtype, output.shape);
+    if (!bytes.ok() || __builtin_add_overflow(total, *bytes, &total)) {
+      return Error(port.name, absl::StrCat("would have shape ", ToString(output.shape),
+                                           ", expected outputs of at most 2^63 - 1 bytes"));
+    }
+    call_.outputs_.push_back(std::move(output));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<BoundCall> Binder::Run() {
+  using Step = absl::Status (Binder::*)();
+  if (absl::Status s = CheckNames(); !s.ok()) return s;
+  if (absl::Status s = BindAttributes(); !s.ok()) return s;
+  if (absl::Status s = CheckPresence(); !s.ok()) return s;
+  for (Step step : {&Binder::BindTypes, &Binder::BindSizes, &Binder::BindDerived,
+                    &Binder::CheckComputedSizes}) {
+    if (absl::Status s = (this->*step)(); !s.ok()) return s;
+  }
+  if (absl::Status s = CheckZeroSizes(); !s.ok()) return s;
+  if (absl::Status s = FillDefaults(/*final_round=*/true); !s.ok()) return s;
+  if (absl::Status s = BindSequences(); !s.ok()) return s;
+  if (absl::Status s = CheckRules(); !s.ok()) return s;
+  for (Step step : {&Binder::Canonicalise, &Binder::DescribeOutputs}) {
+    if (absl::Status s = (this->*step)(); !s.ok()) return s;
+  }
+  return std::move(own_);
+}
+
+absl::Status Binder::Recompute(BoundCall& call) {
+  Binder binder(call);
+  if (absl::Status s = binder.BindDerived(); !s.ok()) return s;
+  return binder.DescribeOutputs();
+}
+
+absl::StatusOr<BoundCall> Bind(const OpSpec& spec, const CallRequest& request) {
+  return Binder(spec, request).Run();
+}
+
+}  // namespace attnd

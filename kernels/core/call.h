@@ -25,8 +25,8 @@ struct CallRequest {
   std::string kernel;
 };
 
-// One sequence of a call: tokens [begin, begin + length) of batch row `row`; its states sit at index
-// `state` of their first axis. A dense batch is B sequences of T tokens each.
+// One sequence of a call: tokens [begin, begin + length) of batch row `row`; its states sit at
+// index `state` of their first axis. A dense batch is B sequences of T tokens each.
 struct Sequence {
   int64_t row;
   int64_t begin;
@@ -34,9 +34,9 @@ struct Sequence {
   int64_t state;
 };
 
-// A validated call: every symbol has its size, every attribute its value, and every input its canonical
-// form (contiguous; `float` ports in the call's type, `float32` ports widened to float32, or to float64
-// in a float64 call; `int` ports widened to int64).
+// A validated call: every symbol has its size, every attribute its value, and every input its
+// canonical form (contiguous; `float` ports in the call's type, `float32` ports widened to float32,
+// or to float64 in a float64 call; `int` ports widened to int64).
 class BoundCall {
  public:
   const OpSpec& spec() const { return *spec_; }
@@ -61,7 +61,8 @@ class BoundCall {
   // False for an optional attribute that was not given.
   bool has_attribute(absl::string_view attribute) const { return attributes_.contains(attribute); }
 
-  // The sequences of the call, in order of their states: from cu_seqlens, or one for each batch row.
+  // The sequences of the call, in order of their states: from cu_seqlens, or one for each batch
+  // row.
   const std::vector<Sequence>& sequences() const { return sequences_; }
   bool packed() const { return has("cu_seqlens"); }
 
@@ -81,8 +82,8 @@ class BoundCall {
   // The same call with its inputs replaced by tensors of the same shapes (copies on a device, say).
   BoundCall WithInputs(NamedTensors inputs) const;
 
-  // The call restricted to one of its sequences, as a dense call with B = M = 1: every input with axes
-  // [B,T,...] is cut along T, every state ([M,...]) to its row. Views, no copies.
+  // The call restricted to one of its sequences, as a dense call with B = M = 1: every input with
+  // axes [B,T,...] is cut along T, every state ([M,...]) to its row. Views, no copies.
   BoundCall SequenceCall(const Sequence& sequence) const;
 
  private:
@@ -99,8 +100,8 @@ class BoundCall {
 };
 
 // Checks a request against the schema and puts it in canonical form. Nothing runs and no output is
-// allocated. Errors are INVALID_ARGUMENT and read "<op>: <tensor or attribute>: given ..., expected ...".
-// `spec` must outlive the result; tensors that need no conversion are shared, not copied.
+// allocated. Errors are INVALID_ARGUMENT and read "<op>: <tensor or attribute>: given ..., expected
+// ...". `spec` must outlive the result; tensors that need no conversion are shared, not copied.
 absl::StatusOr<BoundCall> Bind(const OpSpec& spec, const CallRequest& request);
 
 }  // namespace attnd

@@ -40,9 +40,7 @@ constexpr size_t SizeOf(DType dtype) {
 }
 
 constexpr bool IsFloating(DType dtype) { return dtype >= DType::kFloat16; }
-constexpr bool IsInteger(DType dtype) {
-  return dtype == DType::kInt32 || dtype == DType::kInt64;
-}
+constexpr bool IsInteger(DType dtype) { return dtype == DType::kInt32 || dtype == DType::kInt64; }
 
 // "bool", "int32", "int64", "float16", "bfloat16", "float32", "float64".
 absl::string_view Name(DType dtype);

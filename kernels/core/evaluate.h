@@ -16,26 +16,29 @@ struct Evaluation {
   NamedTensors outputs;  // Host tensors, in the order of the schema.
   std::string kernel;    // "composed" or the kernel's name.
   std::string device;    // Backend::name().
-  absl::Duration compute;  // From the first queued work to the last result, staging excluded where known.
+  absl::Duration
+      compute;  // From the first queued work to the last result, staging excluded where known.
 };
 
 // Validates (schema, then the operator's own check), then evaluates. See EvaluateBound for errors.
-absl::StatusOr<Evaluation> Evaluate(const Operator& op, Backend& backend, const CallRequest& request);
+absl::StatusOr<Evaluation> Evaluate(const Operator& op, Backend& backend,
+                                    const CallRequest& request);
 
 // Bind plus the operator's own check of values.
 absl::StatusOr<BoundCall> BindAndCheck(const Operator& op, const CallRequest& request);
 
-// Evaluates a call that BindAndCheck accepted. float64 calls run the composed definition, on the CPU alone:
-// INVALID_ARGUMENT on another device. RESOURCE_EXHAUSTED if memory does not suffice.
-absl::StatusOr<Evaluation> EvaluateBound(const Operator& op, Backend& backend, const BoundCall& call,
-                                         absl::string_view kernel);
+// Evaluates a call that BindAndCheck accepted. float64 calls run the composed definition, on the
+// CPU alone: INVALID_ARGUMENT on another device. RESOURCE_EXHAUSTED if memory does not suffice.
+absl::StatusOr<Evaluation> EvaluateBound(const Operator& op, Backend& backend,
+                                         const BoundCall& call, absl::string_view kernel);
 
-// The float64 definition of the same call on the CPU: every floating input widened, the composed form.
+// The float64 definition of the same call on the CPU: every floating input widened, the composed
+// form.
 absl::StatusOr<Evaluation> EvaluateReference(const Operator& op, Backend& cpu,
                                              const CallRequest& request);
 
-// Runs the composed definition on tensors that are already in the backend's memory; packed calls one
-// sequence at a time unless the schema says that the operator handles them.
+// Runs the composed definition on tensors that are already in the backend's memory; packed calls
+// one sequence at a time unless the schema says that the operator handles them.
 absl::Status RunComposed(const Operator& op, Backend& backend, const BoundCall& call,
                          const NamedTensors& outputs);
 

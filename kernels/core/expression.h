@@ -1,17 +1,17 @@
-// The small expression language of schemas: sizes ("W-1", "max(H,HK,HV)", "ceil_div(T,block_size_q)"),
-// defaults ("1/sqrt(K)") and rules ("causal -> S == T", "gate == 'softplus' -> has(A_log)").
+// The small expression language of schemas: sizes ("W-1", "max(H,HK,HV)",
+// "ceil_div(T,block_size_q)"), defaults ("1/sqrt(K)") and rules ("causal -> S == T", "gate ==
+// 'softplus' -> has(A_log)").
 //
 // Grammar, loosest binding first:
 //   implication := or ( "->" or )?
-//   or   := and ( "||" and )*            and  := not ( "&&" not )*        not := "!" not | comparison
-//   comparison := sum ( ("=="|"!="|"<="|">="|"<"|">") sum )?
-//   sum  := product ( ("+"|"-") product )*      product := unary ( ("*"|"/"|"%") unary )*
-//   unary := "-" unary | primary
-//   primary := number | 'string' | true | false | name | function "(" arguments ")" | "(" implication ")"
+//   or   := and ( "||" and )*            and  := not ( "&&" not )*        not := "!" not |
+//   comparison comparison := sum ( ("=="|"!="|"<="|">="|"<"|">") sum )? sum  := product ( ("+"|"-")
+//   product )*      product := unary ( ("*"|"/"|"%") unary )* unary := "-" unary | primary primary
+//   := number | 'string' | true | false | name | function "(" arguments ")" | "(" implication ")"
 //   functions: max, min, ceil_div, sqrt, has(port), length(list attribute)
 // "/" is real division; integers stay integers under + - * % max min ceil_div. Names are dimension
-// symbols and attributes; a name without a value (an optional attribute that was not given) makes any
-// expression that reads it undefined, except has(name).
+// symbols and attributes; a name without a value (an optional attribute that was not given) makes
+// any expression that reads it undefined, except has(name).
 #ifndef ATTND_KERNELS_CORE_EXPRESSION_H_
 #define ATTND_KERNELS_CORE_EXPRESSION_H_
 
@@ -53,8 +53,8 @@ class Expression {
   // Names of symbols and attributes that the expression reads, has() arguments included.
   std::vector<std::string> Names() const;
 
-  // FAILED_PRECONDITION if a name has no value; OUT_OF_RANGE on integer overflow or division by zero;
-  // INVALID_ARGUMENT on a type error.
+  // FAILED_PRECONDITION if a name has no value; OUT_OF_RANGE on integer overflow or division by
+  // zero; INVALID_ARGUMENT on a type error.
   absl::StatusOr<AttrValue> Evaluate(const Environment& environment) const;
   absl::StatusOr<int64_t> EvaluateInt(const Environment& environment) const;
   absl::StatusOr<bool> EvaluateBool(const Environment& environment) const;

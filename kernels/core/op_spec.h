@@ -1,5 +1,5 @@
-// The schema of an operator: one text from which validation, output allocation, descriptions, protocol
-// metadata, documentation and random test inputs follow.
+// The schema of an operator: one text from which validation, output allocation, descriptions,
+// protocol metadata, documentation and random test inputs follow.
 //
 // Ports (inputs and outputs), one string each:
 //   name: type[dims] (| [dims])* ?? (if expression)? (~ distribution)? (# documentation)?
@@ -12,20 +12,24 @@
 //          int      int32 or int64; int32, int64, bool: exactly that
 //   dims: sizes as expressions. A bare symbol binds to the size on first use and must agree after
 //     that; `W-1` solves for W; anything else is computed and must agree.
-//     B is the batch. M is the number of sequences: len(cu_seqlens) - 1 if that input is given, else B.
-//   distributions (random inputs only): normal (default for floating types), unit (normal, l2-normalised
-//     over the last axis), logdecay (log sigmoid of a normal: <= 0), probability (uniform in (0,1)),
-//     positive (uniform in (0.1,1)), small (0.1 * normal), bernoulli (bool default), slopes (negative).
+//     B is the batch. M is the number of sequences: len(cu_seqlens) - 1 if that input is given,
+//     else B.
+//   distributions (random inputs only): normal (default for floating types), unit (normal,
+//   l2-normalised
+//     over the last axis), logdecay (log sigmoid of a normal: <= 0), probability (uniform in
+//     (0,1)), positive (uniform in (0.1,1)), small (0.1 * normal), bernoulli (bool default), slopes
+//     (negative).
 //
 // Attributes:
 //   name: type (= default)? (comparison)*  (# documentation)?
-//     "scale: float = 1/sqrt(K)"     "eps: float = 1e-10 >= 0"     "window: int[] >= 1" (a single number is
-//     a list of one)   "feature_map: {identity, elu1, relu} = identity"   "causal: bool = true"
-//     "height: int? >= 1"            without a default and with `?`: may be absent
+//     "scale: float = 1/sqrt(K)"     "eps: float = 1e-10 >= 0"     "window: int[] >= 1" (a single
+//     number is a list of one)   "feature_map: {identity, elu1, relu} = identity"   "causal: bool =
+//     true" "height: int? >= 1"            without a default and with `?`: may be absent
 //   types: bool, int, float, string, {choice, ...}, bool[], int[], float[]. Floats must be finite.
 //
 // Derived symbols: "HO = max(H,HK,HV)", in order.
-// Rules: "expression" or "expression # sentence"; each must hold for a call. A violated rule is reported
+// Rules: "expression" or "expression # sentence"; each must hold for a call. A violated rule is
+// reported
 //   with its sentence (or text) and the values of the names that it reads.
 #ifndef ATTND_KERNELS_CORE_OP_SPEC_H_
 #define ATTND_KERNELS_CORE_OP_SPEC_H_
@@ -47,7 +51,8 @@ struct SchemaText {
   std::string id;
   std::string paper;    // Title and year.
   std::string summary;  // One line: what it is for.
-  std::string core;     // softmax | linear_recurrent | delta | linear_global | block_sparse | short_conv
+  std::string
+      core;  // softmax | linear_recurrent | delta | linear_global | block_sparse | short_conv
   std::vector<std::string> inputs;
   std::vector<std::string> attributes;
   std::vector<std::string> outputs;
@@ -80,15 +85,7 @@ struct Port {
   int AxisOf(absl::string_view symbol, int alternative = 0) const;
 };
 
-enum class AttrType : uint8_t {
-  kBool,
-  kInt,
-  kFloat,
-  kString,
-  kBoolList,
-  kIntList,
-  kFloatList
-};
+enum class AttrType : uint8_t { kBool, kInt, kFloat, kString, kBoolList, kIntList, kFloatList };
 
 // "bool", "int", "float", "string", "bool[]", ...
 absl::string_view Name(AttrType type);
@@ -96,10 +93,10 @@ absl::string_view Name(AttrType type);
 struct AttrSpec {
   std::string name;
   AttrType type = AttrType::kFloat;
-  bool optional = false;                     // No default and not required.
-  std::optional<Expression> default_value;   // Scalars and strings.
-  std::optional<AttrValue> default_list;     // Lists.
-  std::vector<std::string> choices;          // Non-empty: the string must be one of them.
+  bool optional = false;                    // No default and not required.
+  std::optional<Expression> default_value;  // Scalars and strings.
+  std::optional<AttrValue> default_list;    // Lists.
+  std::vector<std::string> choices;         // Non-empty: the string must be one of them.
   struct Bound {
     std::string comparison;  // ">=", ">", "<=", "<"
     double value;
@@ -156,7 +153,8 @@ class OpSpec {
 // "initial_state_k" -> "final_state_k"; empty if `input` is not the name of an initial state.
 std::string FinalStateName(absl::string_view input);
 
-// Tolerance on ‖out - ref‖ / ‖ref‖ for calls of type `dtype` (float64 1e-9, float16 2e-3, bfloat16 1e-2).
+// Tolerance on ‖out - ref‖ / ‖ref‖ for calls of type `dtype` (float64 1e-9, float16 2e-3, bfloat16
+// 1e-2).
 double Tolerance(const OpSpec& spec, DType dtype);
 
 }  // namespace attnd

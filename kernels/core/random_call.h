@@ -1,4 +1,5 @@
-// Random calls from a schema: the inputs of tests, fuzzing, benchmarks and `attndctl eval --random`.
+// Random calls from a schema: the inputs of tests, fuzzing, benchmarks and `attndctl eval
+// --random`.
 #ifndef ATTND_KERNELS_CORE_RANDOM_CALL_H_
 #define ATTND_KERNELS_CORE_RANDOM_CALL_H_
 
@@ -15,8 +16,8 @@ namespace attnd {
 struct RandomOptions {
   uint64_t seed = 0;
   DType dtype = DType::kFloat32;
-  // Sizes that the caller fixes: {{"T", 4096}, {"H", 4}}. Others are drawn: small, often odd, head counts
-  // such that the rules hold.
+  // Sizes that the caller fixes: {{"T", 4096}, {"H", 4}}. Others are drawn: small, often odd, head
+  // counts such that the rules hold.
   Named<int64_t> dims;
   // Attributes that the caller fixes. Others keep their default, or are drawn if random_attributes.
   Attributes attributes;
@@ -59,8 +60,8 @@ class RandomSource {
   Named<int64_t> dims_;
 };
 
-// A request that Bind accepts; a function of the options alone (same seed, same bytes on every machine).
-// INVALID_ARGUMENT if the fixed sizes and attributes contradict the schema.
+// A request that Bind accepts; a function of the options alone (same seed, same bytes on every
+// machine). INVALID_ARGUMENT if the fixed sizes and attributes contradict the schema.
 absl::StatusOr<CallRequest> RandomCall(const Operator& op, const RandomOptions& options);
 
 }  // namespace attnd

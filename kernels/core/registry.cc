@@ -1,12 +1,12 @@
 #include "kernels/core/registry.h"
 
-#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/core/nearest.h"
 
 namespace attnd {
 namespace {
@@ -14,22 +14,6 @@ namespace {
 [[noreturn]] void Bug(absl::string_view what) {
   std::cerr << "attnd: bug: " << what << std::endl;
   std::abort();
-}
-
-// Levenshtein distance of two short names.
-size_t EditDistance(absl::string_view a, absl::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] != b[j - 1]);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-    }
-  }
-  return row[b.size()];
 }
 
 }  // namespace
@@ -55,16 +39,10 @@ void Registry::AddKernel(absl::string_view op, Kernel kernel) {
 absl::StatusOr<const Operator*> Registry::Find(absl::string_view op) const {
   auto it = operators_.find(op);
   if (it != operators_.end()) return it->second.get();
-  if (op.size() > 64) op = op.substr(0, 64);
-  std::vector<std::pair<size_t, absl::string_view>> ranked;
-  for (const auto& [id, unused] : operators_) ranked.emplace_back(EditDistance(op, id), id);
-  std::sort(ranked.begin(), ranked.end());
-  if (ranked.size() > 3) ranked.resize(3);
-  return absl::NotFoundError(absl::StrCat(
-      "unknown operator '", op,
-      "'; nearest: ", absl::StrJoin(ranked, ", ", [](std::string* out, const auto& entry) {
-        absl::StrAppend(out, entry.second);
-      })));
+  std::vector<absl::string_view> known;
+  for (const auto& [id, unused] : operators_) known.push_back(id);
+  return absl::NotFoundError(absl::StrCat("unknown operator '", op.substr(0, 64),
+                                          "'; nearest: ", NearestNames(op, known)));
 }
 
 std::vector<const Operator*> Registry::operators() const {

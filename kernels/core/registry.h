@@ -22,8 +22,8 @@ class RandomSource;
 // The composed definition: reads inputs from the composer, writes every output to it.
 using Definition = std::function<absl::Status(Composer&)>;
 
-// A fused kernel's body. `call` holds tensors in the backend's memory, `outputs` are allocated there
-// (contiguous, uninitialised, named as call.outputs()). Queues work; does not synchronise.
+// A fused kernel's body. `call` holds tensors in the backend's memory, `outputs` are allocated
+// there (contiguous, uninitialised, named as call.outputs()). Queues work; does not synchronise.
 using KernelBody =
     std::function<absl::Status(Backend&, const BoundCall& call, const NamedTensors& outputs)>;
 
@@ -36,8 +36,8 @@ struct Kernel {
   KernelBody run;
 };
 
-// Adds what the schema cannot say: checks of values and combinations, e.g. block lists within range.
-// INVALID_ARGUMENT in the style of Bind's errors. Sees canonical host tensors.
+// Adds what the schema cannot say: checks of values and combinations, e.g. block lists within
+// range. INVALID_ARGUMENT in the style of Bind's errors. Sees canonical host tensors.
 using ValueCheck = std::function<absl::Status(const BoundCall&)>;
 
 // Fills in what random generation cannot guess from the schema (index lists, grids); runs after the
@@ -47,17 +47,17 @@ using RandomHook = std::function<void(RandomSource&)>;
 struct Operator {
   OpSpec spec;
   Definition definition;
-  ValueCheck check;    // May be empty.
-  RandomHook random;   // May be empty.
+  ValueCheck check;   // May be empty.
+  RandomHook random;  // May be empty.
   // Attributes under which the operator is causal along T; decides which shared tests apply.
   std::function<bool(const BoundCall&)> causal;  // Empty: never causal.
-  std::vector<Kernel> kernels;  // In order of preference.
+  std::vector<Kernel> kernels;                   // In order of preference.
 };
 
 class Registry {
  public:
-  // Parses the schema and adds the operator. Aborts on a bad schema or a second operator of the same id:
-  // both are bugs that every test run finds.
+  // Parses the schema and adds the operator. Aborts on a bad schema or a second operator of the
+  // same id: both are bugs that every test run finds.
   Operator& Add(const SchemaText& schema, Definition definition);
   // Adds a kernel to an operator that is there. Kernels added first are preferred.
   void AddKernel(absl::string_view op, Kernel kernel);
@@ -74,8 +74,9 @@ class Registry {
 // Registers every operator with its CPU kernels (generated from kernels/ops/CMakeLists.txt).
 void RegisterAllOperators(Registry& registry);
 
-// The kernel that runs `call` on `device`: the forced one, else the first whose condition holds, else
-// null: the composed definition. INVALID_ARGUMENT if a forced kernel is unknown or declines the call.
+// The kernel that runs `call` on `device`: the forced one, else the first whose condition holds,
+// else null: the composed definition. INVALID_ARGUMENT if a forced kernel is unknown or declines
+// the call.
 absl::StatusOr<const Kernel*> SelectKernel(const Operator& op, const BoundCall& call, Device device,
                                            absl::string_view forced);
 

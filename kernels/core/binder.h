@@ -1,0 +1,59 @@
+// Validation of a request against its schema, step by step. Internal to bind.cc and call.cc.
+#ifndef ATTND_KERNELS_CORE_BINDER_H_
+#define ATTND_KERNELS_CORE_BINDER_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/core/call.h"
+
+namespace attnd {
+
+class Binder final : public Environment {
+ public:
+  Binder(const OpSpec& spec, const CallRequest& request);
+
+  absl::StatusOr<BoundCall> Run();
+
+  // Derived sizes and outputs of a call whose sizes changed.
+  static absl::Status Recompute(BoundCall& call);
+
+  std::optional<AttrValue> Lookup(absl::string_view name) const override;
+  bool Has(absl::string_view name) const override;
+
+ private:
+  explicit Binder(BoundCall& call);
+
+  absl::Status CheckNames() const;
+  absl::Status BindAttributes();
+  absl::Status FillDefaults(bool final_round);
+  absl::Status CheckPresence() const;
+  absl::Status BindTypes();
+  absl::Status BindSizes();
+  absl::Status BindPort(const Port& port, const Tensor& tensor);
+  absl::Status Unify(const Port& port, const Tensor& tensor, const std::vector<Expression>& shape,
+                     bool complete);
+  absl::Status BindDerived();
+  absl::Status CheckComputedSizes();
+  absl::Status CheckZeroSizes() const;
+  absl::Status BindSequences();
+  absl::Status CheckRules() const;
+  absl::Status Canonicalise();
+  absl::Status DescribeOutputs();
+
+  bool IsDerived(absl::string_view symbol) const;
+  absl::Status Error(absl::string_view subject, absl::string_view what) const;
+  std::string Values(const std::vector<std::string>& names) const;
+
+  const OpSpec& spec_;
+  const CallRequest* request_ = nullptr;
+  BoundCall own_;
+  BoundCall& call_;
+  Named<std::string> bound_by_;  // Which input a symbol got its size from.
+};
+
+}  // namespace attnd
+
+#endif  // ATTND_KERNELS_CORE_BINDER_H_
