@@ -29,7 +29,8 @@ class CancelToken {
 };
 
 struct EngineCall {
-  CallRequest request;  // Tensors may be views into the handler's message; their owners keep it alive.
+  CallRequest
+      request;  // Tensors may be views into the handler's message; their owners keep it alive.
   uint32_t priority = 0;  // 0 to 2, higher first.
   absl::Time deadline = absl::InfiniteFuture();
   std::shared_ptr<CancelToken> cancel;  // May be null.
@@ -54,8 +55,9 @@ class Engine {
 
   virtual ~Engine() = default;
 
-  // Validates at once, then queues; `done` is called exactly once, possibly before Evaluate returns (bad
-  // input, full queue), else from an engine thread. Never blocks. Errors as in operators.proto.
+  // Validates at once, then queues; `done` is called exactly once, possibly before Evaluate returns
+  // (bad input, full queue), else from an engine thread. Never blocks. Errors as in
+  // operators.proto.
   virtual void Evaluate(EngineCall call, Done done) = 0;
 
   // A numerics report on the call's inputs; with `random` set, on inputs drawn from the schema.
@@ -79,8 +81,8 @@ class Engine {
     uint64_t success_count = 0, success_ns = 0;
     uint64_t fail_count = 0, fail_ns = 0;
     uint64_t queue_ns = 0, compute_ns = 0;
-    uint64_t inference_count = 0;   // Calls.
-    uint64_t execution_count = 0;   // Launches.
+    uint64_t inference_count = 0;  // Calls.
+    uint64_t execution_count = 0;  // Launches.
     absl::Time last_inference = absl::UnixEpoch();
   };
   virtual OpStatistics Statistics(absl::string_view op) const = 0;

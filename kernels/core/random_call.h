@@ -29,6 +29,9 @@ struct RandomOptions {
   std::vector<std::string> without;
   // Give cu_seqlens (B = 1, random cuts, an empty sequence now and then).
   bool packed = false;
+  // Most bytes that the inputs may take together; 0: no limit. More is RESOURCE_EXHAUSTED, before anything is
+  // allocated.
+  int64_t max_bytes = 0;
 };
 
 // What an operator's RandomHook sees and may change.

@@ -1,0 +1,519 @@
+#include "service/router/router_engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <new>
+#include <optional>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/core/batch.h"
+#include "service/clock.h"
+#include "service/log.h"
+
+namespace attnd {
+namespace {
+
+// Runs code that may throw (memory, libraries) and turns what it throws into a status.
+template <typename Function>
+auto Guarded(Function&& function) -> decltype(function()) {
+  try {
+    return function();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of host memory");
+  } catch (const std::exception& e) {
+    return absl::InternalError(absl::StrCat("unexpected exception: ", e.what()));
+  }
+}
+
+absl::StatusOr<int64_t> CallBytes(const BoundCall& call) {
+  int64_t bytes = 0;
+  for (const auto& [name, tensor] : call.inputs()) bytes += tensor.byte_size();
+  for (const BoundCall::OutputSpec& output : call.outputs()) {
+    absl::StatusOr<int64_t> size = CheckedByteSize(output.dtype, output.shape);
+    if (!size.ok() || __builtin_add_overflow(bytes, *size, &bytes)) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("output ", output.name, " has more elements than can be counted"));
+    }
+  }
+  return bytes;
+}
+
+uint64_t Nanoseconds(absl::Duration d) {
+  return static_cast<uint64_t>(std::max<int64_t>(0, absl::ToInt64Nanoseconds(d)));
+}
+
+}  // namespace
+
+struct RouterEngine::OpState {
+  OpMetrics* metrics = nullptr;
+  std::atomic<uint64_t> success_count{0}, success_ns{0};
+  std::atomic<uint64_t> fail_count{0}, fail_ns{0};
+  std::atomic<uint64_t> queue_ns{0}, compute_ns{0};
+  std::atomic<uint64_t> inference_count{0}, execution_count{0};
+  std::atomic<int64_t> last_inference_ns{0};  // Since the Unix epoch.
+
+  void Launched(size_t calls, absl::Duration compute) {
+    execution_count.fetch_add(1, std::memory_order_relaxed);
+    inference_count.fetch_add(calls, std::memory_order_relaxed);
+    compute_ns.fetch_add(Nanoseconds(compute), std::memory_order_relaxed);
+    last_inference_ns.store(absl::ToUnixNanos(absl::Now()), std::memory_order_relaxed);
+  }
+  void Answered(const QueuedCall& call, bool ok) {
+    const uint64_t ns = Nanoseconds(MonotonicNow() - call.admitted);
+    (ok ? success_count : fail_count).fetch_add(1, std::memory_order_relaxed);
+    (ok ? success_ns : fail_ns).fetch_add(ns, std::memory_order_relaxed);
+  }
+};
+
+struct RouterEngine::Worker {
+  explicit Worker(std::unique_ptr<WorkerLink> l) : link(std::move(l)) {}
+  const std::unique_ptr<WorkerLink> link;
+  // Guarded by the engine's mutex.
+  WorkerState state = WorkerState::kDown;
+  uint64_t times_up = 0;
+  size_t running = 0;
+  std::array<int, kLanes> idle = {};  // Slots that wait for work.
+};
+
+RouterEngine::RouterEngine(const Registry& operators, const EngineOptions& options,
+                           EngineMetrics& metrics, std::vector<std::unique_ptr<WorkerLink>> workers)
+    : operators_(operators), options_(options), metrics_(metrics), queue_(options.queue) {
+  for (const Operator* op : operators.operators()) {
+    auto state = std::make_unique<OpState>();
+    state->metrics = &metrics.Of(op->spec.id());
+    op_states_.emplace(op, std::move(state));
+  }
+  for (auto& link : workers) workers_.push_back(std::make_unique<Worker>(std::move(link)));
+}
+
+RouterEngine::~RouterEngine() {
+  CallList waiting;
+  {
+    absl::MutexLock lock(&mu_);
+    draining_ = true;
+    stopping_ = true;
+    open_.store(false);
+    waiting = queue_.Clear();
+  }
+  AnswerDead(std::move(waiting), absl::UnavailableError("the server is stopping: repeat the call"));
+  for (auto& worker : workers_) worker->link->Stop();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void RouterEngine::Start() {
+  for (auto& worker : workers_) {
+    Worker& w = *worker;
+    const std::vector<Lane> lanes = w.link->slots();
+    for (size_t slot = 0; slot < lanes.size(); ++slot) {
+      threads_.emplace_back(
+          [this, &w, slot, lane = lanes[slot]] { RunSlot(w, static_cast<int>(slot), lane); });
+    }
+    w.link->Start([this, &w](WorkerState state) { OnWorkerState(w, state); });
+  }
+  threads_.emplace_back([this] { SweepLoop(); });
+}
+
+bool RouterEngine::Drain(absl::Duration patience) {
+  absl::MutexLock lock(&mu_);
+  draining_ = true;
+  open_.store(false);
+  const auto finished = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return running_ == 0 && queue_.empty();
+  };
+  return mu_.AwaitWithTimeout(absl::Condition(&finished), patience);
+}
+
+RouterEngine::OpState& RouterEngine::StateOf(const Operator& op) const {
+  return *op_states_.find(&op)->second;
+}
+
+absl::Status RouterEngine::CheckOpen() {
+  if (open_.load(std::memory_order_relaxed)) return absl::OkStatus();
+  absl::MutexLock lock(&mu_);
+  return CheckOpenLocked();
+}
+
+absl::Status RouterEngine::CheckOpenLocked() {
+  if (draining_) {
+    metrics_.rejected_draining.Increment();
+    return absl::UnavailableError("the server is draining: repeat the call elsewhere");
+  }
+  if (workers_up_ == 0) {
+    metrics_.rejected_no_worker.Increment();
+    return absl::UnavailableError("no worker is reachable: repeat the call in a second");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RouterEngine::CheckSize(const Operator& op, const BoundCall& call,
+                                     int64_t* bytes) const {
+  absl::StatusOr<int64_t> total = CallBytes(call);
+  absl::Status status = total.status();
+  if (status.ok() && *total > options_.max_call_bytes) {
+    status = absl::ResourceExhaustedError(absl::StrCat(
+        "inputs and outputs need ", *total, " bytes, the limit is ", options_.max_call_bytes));
+  }
+  if (!status.ok()) {
+    metrics_.rejected_too_large.Increment();
+    return absl::Status(status.code(), absl::StrCat(op.spec.id(), ": ", status.message()));
+  }
+  *bytes = *total;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<CallList> RouterEngine::Prepare(EngineCall& in) {
+  if (absl::Status open = CheckOpen(); !open.ok()) return open;
+  absl::StatusOr<const Operator*> op = operators_.Find(in.request.op);
+  if (!op.ok()) {
+    metrics_.rejected_invalid.Increment();
+    return op.status();
+  }
+  if (in.priority >= kPriorities) {
+    metrics_.rejected_invalid.Increment();
+    return absl::InvalidArgumentError(absl::StrCat(
+        (*op)->spec.id(), ": priority: given ", in.priority, ", expected 0 to ", kPriorities - 1));
+  }
+  CallList one(1);
+  QueuedCall& call = one.front();
+  call.op = *op;
+  call.priority = in.priority;
+  call.admitted = MonotonicNow();
+  call.deadline = ToMonotonic(in.deadline);
+  call.cancel = std::move(in.cancel);
+  call.kernel = in.request.kernel;
+  return one;
+}
+
+absl::Status RouterEngine::BindInto(const CallRequest& request, QueuedCall& call) {
+  absl::StatusOr<BoundCall> bound = BindAndCheck(*call.op, request);
+  if (!bound.ok()) {
+    metrics_.rejected_invalid.Increment();
+    return bound.status();
+  }
+  call.call = *std::move(bound);
+  return CheckSize(*call.op, call.call, &call.bytes);
+}
+
+void RouterEngine::Evaluate(EngineCall in, Done done) {
+  absl::StatusOr<CallList> one = Guarded([&]() -> absl::StatusOr<CallList> {
+    absl::StatusOr<CallList> made = Prepare(in);
+    if (!made.ok()) return made;
+    QueuedCall& call = made->front();
+    if (absl::Status s = BindInto(in.request, call); !s.ok()) {
+      StateOf(*call.op).Answered(call, false);
+      return s;
+    }
+    call.lane = call.call.dtype() == DType::kFloat64 ? Lane::kReference : Lane::kFast;
+    call.batch_key = BatchKey(call.call, call.kernel);
+    return made;
+  });
+  if (!one.ok()) return done(one.status());
+  one->front().done = std::move(done);
+  Admit(*std::move(one));
+}
+
+void RouterEngine::Compare(EngineCall in, const RandomCompare* random, CompareDone done) {
+  absl::StatusOr<CallList> one = Guarded([&]() -> absl::StatusOr<CallList> {
+    absl::StatusOr<CallList> made = Prepare(in);
+    if (!made.ok()) return made;
+    QueuedCall& call = made->front();
+    if (random == nullptr) {
+      if (absl::Status s = BindInto(in.request, call); !s.ok()) return s;
+    }
+    call.lane = Lane::kReference;
+    call.compare = std::make_unique<CompareJob>();
+    call.compare->request = std::move(in.request);
+    call.compare->random = random != nullptr;
+    if (random != nullptr) call.compare->draw = *random;
+    return made;
+  });
+  if (!one.ok()) return done(one.status());
+  one->front().compare_done = std::move(done);
+  Admit(*std::move(one));
+}
+
+void RouterEngine::Admit(CallList one) {
+  QueuedCall& call = one.front();
+  absl::Status status;
+  if (call.dead(call.admitted)) {
+    return AnswerDead(std::move(one), absl::OkStatus());
+  }
+  {
+    absl::MutexLock lock(&mu_);
+    status = CheckOpenLocked();
+    if (status.ok()) {
+      status = queue_.Push(one);
+      if (status.ok()) return;
+      metrics_.rejected_queue_full.Increment();
+      const double drain = seconds_per_call_ * static_cast<double>(queue_.calls()) / workers_up_;
+      status = absl::ResourceExhaustedError(
+          absl::StrCat(status.message(), "; retry in about ",
+                       std::max<int64_t>(1, std::llround(drain * 1e3)), " ms"));
+    }
+  }
+  Fail(call, status);
+}
+
+void RouterEngine::Fail(QueuedCall& call, const absl::Status& status) {
+  if (call.compare != nullptr) {
+    std::move(call.compare_done)(status);
+    return;
+  }
+  StateOf(*call.op).Answered(call, false);
+  std::move(call.done)(status);
+}
+
+void RouterEngine::AnswerDead(CallList dead, const absl::Status& other) {
+  const absl::Time now = MonotonicNow();
+  for (QueuedCall& call : dead) {
+    const absl::Duration waited = now - call.admitted;
+    if (call.cancelled()) {
+      metrics_.cancelled_queued.Increment();
+      Fail(call, absl::CancelledError("cancelled while queued"));
+    } else if (now >= call.deadline) {
+      metrics_.late_queued.Increment();
+      Fail(call, absl::DeadlineExceededError(absl::StrCat(
+                     "the deadline passed while the call was queued, for ",
+                     absl::FormatDuration(absl::Trunc(waited, absl::Microseconds(1))))));
+    } else {
+      Fail(call, other);
+    }
+  }
+}
+
+void RouterEngine::SweepLoop() {
+  // Calls wait only where a lane has no free slot: until then there is nothing to look after, and a
+  // call that finds a free slot wakes one thread, not two.
+  const auto backlog = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    for (const Lane lane : {Lane::kFast, Lane::kReference}) {
+      if (queue_.empty(lane)) continue;
+      const bool free = std::any_of(workers_.begin(), workers_.end(), [lane](const auto& worker) {
+        return worker->state == WorkerState::kUp && worker->idle[static_cast<int>(lane)] > 0;
+      });
+      if (!free) return true;
+    }
+    return stopping_;
+  };
+  while (true) {
+    CallList dead;
+    {
+      absl::MutexLock lock(&mu_);
+      mu_.Await(absl::Condition(&backlog));
+      if (stopping_) return;
+      mu_.AwaitWithTimeout(absl::Condition(&stopping_), options_.sweep_period);
+      dead = queue_.Sweep(MonotonicNow());
+      running_ += dead.size();
+    }
+    if (dead.empty()) continue;
+    const size_t answered = dead.size();
+    AnswerDead(std::move(dead), absl::OkStatus());
+    absl::MutexLock lock(&mu_);
+    running_ -= answered;
+  }
+}
+
+void RouterEngine::OnWorkerState(Worker& worker, WorkerState state) {
+  CallList stranded;
+  {
+    absl::MutexLock lock(&mu_);
+    if (worker.state == state) return;
+    if (state == WorkerState::kUp) {
+      ++workers_up_;
+      ++worker.times_up;
+    }
+    if (worker.state == WorkerState::kUp) --workers_up_;
+    worker.state = state;
+    if (workers_up_ == 0) {
+      stranded = queue_.Clear();
+      running_ += stranded.size();
+    }
+    open_.store(!draining_ && workers_up_ > 0);
+  }
+  const LogLevel level = state == WorkerState::kUp ? LogLevel::kInfo : LogLevel::kWarn;
+  Log(level, "worker state",
+      {{"worker", worker.link->name()}, {"state", Name(state)}, {"device", worker.link->device()}});
+  const size_t answered = stranded.size();
+  if (answered == 0) return;
+  AnswerDead(std::move(stranded),
+             absl::UnavailableError("the last worker went away: repeat the call in a second"));
+  absl::MutexLock lock(&mu_);
+  running_ -= answered;
+}
+
+void RouterEngine::RunSlot(Worker& worker, int slot, Lane lane) {
+  const auto work = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return stopping_ || (worker.state == WorkerState::kUp && !queue_.empty(lane));
+  };
+  while (true) {
+    CallList batch, dead;
+    {
+      absl::MutexLock lock(&mu_);
+      ++worker.idle[static_cast<int>(lane)];
+      mu_.Await(absl::Condition(&work));
+      --worker.idle[static_cast<int>(lane)];
+      if (stopping_) return;
+      batch = queue_.Take(lane, MonotonicNow(), dead);
+      running_ += batch.size() + dead.size();
+      if (!batch.empty()) ++worker.running;
+    }
+    const size_t calls = batch.size();
+    const size_t answered = calls + dead.size();
+    AnswerDead(std::move(dead), absl::OkStatus());
+    if (calls > 0) RunLaunch(worker, slot, batch);
+    batch.clear();
+    absl::MutexLock lock(&mu_);
+    running_ -= answered;
+    if (calls > 0) --worker.running;
+  }
+}
+
+void RouterEngine::RunLaunch(Worker& worker, int slot, CallList& batch) {
+  const absl::Time start = MonotonicNow();
+  const size_t calls = batch.size();
+  for (const QueuedCall& call : batch) {
+    metrics_.queue_wait.Observe(absl::ToDoubleSeconds(start - call.admitted));
+  }
+  if (batch.front().compare != nullptr) {
+    RunCompare(worker, slot, batch.front());
+  } else if (calls == 1) {
+    RunAlone(worker, slot, batch.front(), start);
+  } else {
+    RunTogether(worker, slot, batch, start);
+  }
+  // A slow average: good enough for a hint, and free of locks.
+  const double took = absl::ToDoubleSeconds(MonotonicNow() - start) / static_cast<double>(calls);
+  const double before = seconds_per_call_.load(std::memory_order_relaxed);
+  seconds_per_call_.store(before == 0 ? took : before + 0.1 * (took - before),
+                          std::memory_order_relaxed);
+}
+
+void RouterEngine::RunAlone(Worker& worker, int slot, QueuedCall& call, absl::Time start) {
+  OpState& state = StateOf(*call.op);
+  absl::StatusOr<Evaluation> ran =
+      Guarded([&] { return worker.link->Execute(slot, *call.op, call.call, call.kernel); });
+  const DType dtype = call.call.dtype();
+  if (!ran.ok()) {
+    state.metrics->RecordLaunch("", dtype, ran.status().code(), 1, absl::ZeroDuration());
+    return Fail(call, ran.status());
+  }
+  state.metrics->RecordLaunch(ran->kernel, dtype, absl::StatusCode::kOk, 1, ran->compute);
+  state.Launched(1, ran->compute);
+  Succeed(call, state, *std::move(ran), 1, start);
+}
+
+void RouterEngine::RunTogether(Worker& worker, int slot, CallList& batch, absl::Time start) {
+  std::vector<const BoundCall*> calls;
+  calls.reserve(batch.size());
+  for (const QueuedCall& call : batch) calls.push_back(&call.call);
+  const QueuedCall& head = batch.front();
+  OpState& state = StateOf(*head.op);
+
+  Evaluation ran;
+  absl::StatusOr<std::vector<NamedTensors>> parts =
+      Guarded([&]() -> absl::StatusOr<std::vector<NamedTensors>> {
+        absl::StatusOr<BoundCall> packed = Pack(calls);
+        if (!packed.ok()) return packed.status();
+        absl::StatusOr<Evaluation> whole =
+            worker.link->Execute(slot, *head.op, *packed, head.kernel);
+        if (!whole.ok()) return whole.status();
+        ran = *std::move(whole);
+        return Unpack(calls, ran.outputs);
+      });
+  if (!parts.ok()) {
+    if (absl::IsUnavailable(parts.status())) {
+      state.metrics->RecordLaunch("", head.call.dtype(), absl::StatusCode::kUnavailable,
+                                  batch.size(), absl::ZeroDuration());
+      for (QueuedCall& call : batch) Fail(call, parts.status());
+      return;
+    }
+    // What went wrong may be another call's doing, its size for one: each is asked for itself.
+    for (QueuedCall& call : batch) RunAlone(worker, slot, call, start);
+    return;
+  }
+  state.metrics->RecordLaunch(ran.kernel, head.call.dtype(), absl::StatusCode::kOk, batch.size(),
+                              ran.compute);
+  state.Launched(batch.size(), ran.compute);
+  const auto size = static_cast<uint32_t>(batch.size());
+  auto part = parts->begin();
+  for (QueuedCall& call : batch) {
+    Succeed(call, state, Evaluation{*std::move(part), ran.kernel, ran.device, ran.compute}, size,
+            start);
+    ++part;
+  }
+}
+
+void RouterEngine::Succeed(QueuedCall& call, OpState& state, Evaluation evaluation,
+                           uint32_t batch_size, absl::Time start) {
+  const absl::Duration queued = start - call.admitted;
+  state.queue_ns.fetch_add(Nanoseconds(queued), std::memory_order_relaxed);
+  state.Answered(call, true);
+  std::move(call.done)(EngineResult{std::move(evaluation), batch_size, queued});
+}
+
+void RouterEngine::RunCompare(Worker& worker, int slot, QueuedCall& call) {
+  absl::StatusOr<NumericsReport> report =
+      Guarded([&] { return worker.link->Compare(slot, *call.op, *call.compare); });
+  if (report.ok()) {
+    double worst = 0;
+    for (const ErrorReport& output : report->outputs) worst = std::max(worst, output.relative);
+    StateOf(*call.op).metrics->RecordError(report->kernel, worst);
+  }
+  std::move(call.compare_done)(std::move(report));
+}
+
+bool RouterEngine::ready() const { return open_.load(); }
+
+std::vector<Engine::KernelName> RouterEngine::KernelsOf(absl::string_view op) const {
+  std::vector<KernelName> kernels;
+  for (const auto& worker : workers_) {
+    for (const auto& [id, names] : worker->link->kernels()) {
+      if (id != op) continue;
+      for (const KernelName& kernel : names) {
+        const bool known = std::any_of(kernels.begin(), kernels.end(), [&](const KernelName& k) {
+          return k.name == kernel.name && k.device == kernel.device;
+        });
+        if (!known) kernels.push_back(kernel);
+      }
+    }
+  }
+  return kernels;
+}
+
+Engine::OpStatistics RouterEngine::Statistics(absl::string_view op) const {
+  OpStatistics statistics;
+  absl::StatusOr<const Operator*> found = operators_.Find(op);
+  if (!found.ok()) return statistics;
+  const OpState& state = StateOf(**found);
+  statistics.success_count = state.success_count;
+  statistics.success_ns = state.success_ns;
+  statistics.fail_count = state.fail_count;
+  statistics.fail_ns = state.fail_ns;
+  statistics.queue_ns = state.queue_ns;
+  statistics.compute_ns = state.compute_ns;
+  statistics.inference_count = state.inference_count;
+  statistics.execution_count = state.execution_count;
+  statistics.last_inference = absl::FromUnixNanos(state.last_inference_ns);
+  return statistics;
+}
+
+RouterEngine::Snapshot RouterEngine::snapshot() const {
+  Snapshot snapshot;
+  absl::MutexLock lock(&mu_);
+  for (const auto& worker : workers_) {
+    snapshot.workers.push_back({worker->link->name(), worker->link->device(), worker->state,
+                                worker->times_up > 0 ? worker->times_up - 1 : 0, worker->running});
+  }
+  for (int priority = 0; priority < kPriorities; ++priority) {
+    snapshot.waiting.push_back(queue_.calls(priority));
+  }
+  snapshot.waiting_bytes = queue_.bytes();
+  snapshot.running = running_;
+  snapshot.draining = draining_;
+  return snapshot;
+}
+
+}  // namespace attnd

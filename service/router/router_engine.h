@@ -1,0 +1,125 @@
+// The engine: admission, one queue, and workers that take from it whatever may run together.
+//
+// A slot of a worker that becomes free takes the head of the queue and every waiting call that may
+// share its launch; it never waits for more. Batches grow by themselves exactly when workers are
+// the bottleneck.
+#ifndef ATTND_SERVICE_ROUTER_ROUTER_ENGINE_H_
+#define ATTND_SERVICE_ROUTER_ROUTER_ENGINE_H_
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "service/engine.h"
+#include "service/metrics/engine_metrics.h"
+#include "service/router/call_queue.h"
+#include "service/router/worker_link.h"
+
+namespace attnd {
+
+struct EngineOptions {
+  QueueLimits queue;
+  // Inputs and outputs of one call.
+  int64_t max_call_bytes = int64_t{8} << 30;
+  // How soon a call that waits notices that it is late or was cancelled.
+  absl::Duration sweep_period = absl::Milliseconds(5);
+};
+
+class RouterEngine final : public Engine {
+ public:
+  // `operators` and `metrics` must outlive the engine. Nothing runs before Start.
+  RouterEngine(const Registry& operators, const EngineOptions& options, EngineMetrics& metrics,
+               std::vector<std::unique_ptr<WorkerLink>> workers);
+  // Calls that still wait are answered UNAVAILABLE; running launches are waited for.
+  ~RouterEngine() override;
+
+  void Start();
+
+  // Refuses new calls from now on (UNAVAILABLE) and waits until all admitted ones are answered, at
+  // most `patience`. Returns whether they were.
+  bool Drain(absl::Duration patience);
+
+  void Evaluate(EngineCall call, Done done) override;
+  void Compare(EngineCall call, const RandomCompare* random, CompareDone done) override;
+  const Registry& registry() const override { return operators_; }
+  std::vector<KernelName> KernelsOf(absl::string_view op) const override;
+  bool ready() const override;
+  OpStatistics Statistics(absl::string_view op) const override;
+
+  // What metrics and the status page show.
+  struct Snapshot {
+    struct Worker {
+      std::string name;
+      std::string device;
+      WorkerState state;
+      uint64_t restarts;  // Times it came up again after the first.
+      size_t running;     // Launches.
+    };
+    std::vector<Worker> workers;
+    std::vector<size_t> waiting;  // By priority.
+    int64_t waiting_bytes;
+    size_t running;  // Calls in launches under way.
+    bool draining;
+  };
+  Snapshot snapshot() const;
+
+ private:
+  struct OpState;
+  struct Worker;
+
+  // A queue entry for a call whose operator and priority are known to be right.
+  absl::StatusOr<CallList> Prepare(EngineCall& in);
+  // Validates and measures.
+  absl::Status BindInto(const CallRequest& request, QueuedCall& call);
+  absl::Status CheckSize(const Operator& op, const BoundCall& call, int64_t* bytes) const;
+  // OK, or why no call is taken now.
+  absl::Status CheckOpen() ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status CheckOpenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Queues a prepared call; answers it at once where that fails.
+  void Admit(CallList one) ABSL_LOCKS_EXCLUDED(mu_);
+
+  void OnWorkerState(Worker& worker, WorkerState state) ABSL_LOCKS_EXCLUDED(mu_);
+  void RunSlot(Worker& worker, int slot, Lane lane) ABSL_LOCKS_EXCLUDED(mu_);
+  void RunLaunch(Worker& worker, int slot, CallList& batch);
+  void RunTogether(Worker& worker, int slot, CallList& batch, absl::Time start);
+  void RunAlone(Worker& worker, int slot, QueuedCall& call, absl::Time start);
+  void RunCompare(Worker& worker, int slot, QueuedCall& call);
+  void SweepLoop() ABSL_LOCKS_EXCLUDED(mu_);
+
+  void Succeed(QueuedCall& call, OpState& state, Evaluation evaluation, uint32_t batch_size,
+               absl::Time start);
+  void Fail(QueuedCall& call, const absl::Status& status);
+  // Answers calls that waited in vain, each with what became of it: late, cancelled, or `other`.
+  void AnswerDead(CallList dead, const absl::Status& other);
+  OpState& StateOf(const Operator& op) const;
+
+  const Registry& operators_;
+  const EngineOptions options_;
+  EngineMetrics& metrics_;
+  absl::flat_hash_map<const Operator*, std::unique_ptr<OpState>> op_states_;
+
+  mutable absl::Mutex mu_;
+  CallQueue queue_ ABSL_GUARDED_BY(mu_);
+  size_t running_ ABSL_GUARDED_BY(mu_) = 0;
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  int workers_up_ ABSL_GUARDED_BY(mu_) = 0;
+  // Seconds that one call took of a slot lately; the retry hint's measure.
+  std::atomic<double> seconds_per_call_{0};
+  // Whether calls are taken: not draining, and a worker is up.
+  std::atomic<bool> open_{false};
+
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_ROUTER_ROUTER_ENGINE_H_

@@ -1,0 +1,71 @@
+// What the router knows of a worker, wherever it runs.
+#ifndef ATTND_SERVICE_ROUTER_WORKER_LINK_H_
+#define ATTND_SERVICE_ROUTER_WORKER_LINK_H_
+
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "service/engine.h"
+#include "service/router/call_queue.h"
+
+namespace attnd {
+
+enum class WorkerState : uint8_t { kDown, kUp, kDraining };
+
+// "down", "up", "draining".
+inline absl::string_view Name(WorkerState state) {
+  switch (state) {
+    case WorkerState::kDown:
+      return "down";
+    case WorkerState::kUp:
+      return "up";
+    case WorkerState::kDraining:
+      return "draining";
+  }
+  return "unknown";
+}
+
+// Kernels by operator.
+using KernelTable = std::vector<std::pair<std::string, std::vector<Engine::KernelName>>>;
+
+// The kernels of `registry` that run on `device`, and on the CPU, which every worker has.
+KernelTable KernelsOn(const Registry& registry, Device device);
+
+// A worker offers slots; each slot runs one launch at a time on a thread of the engine's. All
+// functions may be called from any thread; Execute and Compare of one slot from one thread at a
+// time.
+class WorkerLink {
+ public:
+  using StateObserver = std::function<void(WorkerState)>;
+
+  virtual ~WorkerLink() = default;
+
+  // "local", "10.0.0.3:8001": a label of metrics, so never from a request.
+  virtual std::string name() const = 0;
+  // What runs the calls; empty while the worker was never reached.
+  virtual std::string device() const = 0;
+  virtual KernelTable kernels() const = 0;
+
+  // The lane that each slot serves.
+  virtual std::vector<Lane> slots() const = 0;
+
+  // Reports the state now and whenever it changes, until Stop returns.
+  virtual void Start(StateObserver observer) = 0;
+  // Ends running launches early where that is possible.
+  virtual void Stop() = 0;
+
+  // Runs one launch and returns its outputs on the host. UNAVAILABLE if the worker is lost on the
+  // way.
+  virtual absl::StatusOr<Evaluation> Execute(int slot, const Operator& op, const BoundCall& call,
+                                             const std::string& kernel) = 0;
+  virtual absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
+                                                 const CompareJob& job) = 0;
+};
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_ROUTER_WORKER_LINK_H_

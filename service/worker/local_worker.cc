@@ -1,0 +1,129 @@
+#include "service/worker/local_worker.h"
+
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "kernels/core/evaluate.h"
+#include "kernels/core/numerics.h"
+#include "kernels/core/random_call.h"
+#include "kernels/primitives/cpu/cpu_backend.h"
+#include "kernels/primitives/cuda_module.h"
+#include "service/log.h"
+
+namespace attnd {
+namespace {
+
+constexpr int kCpu = -1;
+
+// The ordinal of the GPU to use, or kCpu.
+absl::StatusOr<int> ChooseDevice(const std::string& device) {
+  if (device == "cpu") return kCpu;
+  std::string why;
+  if (device == "auto") {
+    if (CudaDeviceCount(&why) > 0) return 0;
+    Log(LogLevel::kWarn, "no CUDA device: running on the CPU", {{"why", why}});
+    return kCpu;
+  }
+  absl::string_view number = device;
+  int ordinal = 0;
+  if (!absl::ConsumePrefix(&number, "cuda:") || !absl::SimpleAtoi(number, &ordinal) ||
+      ordinal < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("device: given \"", device, "\", expected auto, cpu or cuda:N"));
+  }
+  const int count = CudaDeviceCount(&why);
+  if (ordinal >= count) {
+    return absl::UnavailableError(absl::StrCat("device: given cuda:", ordinal, ", but ", count,
+                                               " CUDA devices are usable", why.empty() ? "" : ": ",
+                                               why));
+  }
+  return ordinal;
+}
+
+}  // namespace
+
+KernelTable KernelsOn(const Registry& registry, Device device) {
+  KernelTable table;
+  for (const Operator* op : registry.operators()) {
+    std::vector<Engine::KernelName> names;
+    for (const Kernel& kernel : op->kernels) {
+      if (kernel.device == device || kernel.device == Device::kCpu) {
+        names.push_back({kernel.name, std::string(Name(kernel.device))});
+      }
+    }
+    table.emplace_back(op->spec.id(), std::move(names));
+  }
+  return table;
+}
+
+absl::StatusOr<std::unique_ptr<LocalWorker>> LocalWorker::Create(const LocalWorkerOptions& options,
+                                                                 Registry& registry) {
+  absl::StatusOr<int> ordinal = ChooseDevice(options.device);
+  if (!ordinal.ok()) return ordinal.status();
+  std::unique_ptr<LocalWorker> worker(new LocalWorker(registry));
+  worker->cpu_ = CreateCpuBackend(
+      {.threads = options.cpu_threads, .memory_limit_bytes = options.memory_limit_bytes});
+  const bool cpu = *ordinal == kCpu;
+  worker->fast_slots_ = options.executors > 0 ? options.executors : (cpu ? 2 : 1);
+  if (!cpu) {
+    for (size_t slot = 0; slot < worker->slots().size(); ++slot) {
+      absl::StatusOr<std::unique_ptr<Backend>> backend = CreateCudaBackend(
+          {.ordinal = *ordinal, .memory_limit_bytes = options.memory_limit_bytes}, registry);
+      if (!backend.ok()) return backend.status();
+      worker->cuda_.push_back(*std::move(backend));
+    }
+  }
+  Log(LogLevel::kInfo, "device",
+      {{"device", worker->device()},
+       {"asked", options.device},
+       {"executors", worker->fast_slots_}});
+  return worker;
+}
+
+std::string LocalWorker::device() const {
+  return cuda_.empty() ? cpu_->name() : cuda_.front()->name();
+}
+
+KernelTable LocalWorker::kernels() const {
+  return KernelsOn(registry_, cuda_.empty() ? Device::kCpu : Device::kCuda);
+}
+
+std::vector<Lane> LocalWorker::slots() const {
+  std::vector<Lane> lanes(fast_slots_, Lane::kFast);
+  lanes.push_back(Lane::kReference);
+  return lanes;
+}
+
+absl::StatusOr<Evaluation> LocalWorker::Execute(int slot, const Operator& op, const BoundCall& call,
+                                                const std::string& kernel) {
+  Backend& backend = call.dtype() == DType::kFloat64 ? *cpu_ : BackendOf(slot);
+  return EvaluateBound(op, backend, call, kernel);
+}
+
+absl::StatusOr<NumericsReport> LocalWorker::Compare(int slot, const Operator& op,
+                                                    const CompareJob& job) {
+  const CallRequest* request = &job.request;
+  CallRequest drawn;
+  DType dtype = job.draw.dtype;
+  if (job.random) {
+    absl::StatusOr<CallRequest> random = RandomCall(op, {.seed = job.draw.seed,
+                                                         .dtype = job.draw.dtype,
+                                                         .dims = job.draw.dims,
+                                                         .attributes = job.request.attributes});
+    if (!random.ok()) return random.status();
+    drawn = *std::move(random);
+    drawn.kernel = job.request.kernel;
+    request = &drawn;
+  } else {
+    absl::StatusOr<BoundCall> bound = Bind(op.spec, job.request);
+    if (!bound.ok()) return bound.status();
+    dtype = bound->dtype();
+  }
+  Backend& backend = dtype == DType::kFloat64 ? *cpu_ : BackendOf(slot);
+  return attnd::Compare(op, backend, *cpu_, *request);
+}
+
+}  // namespace attnd

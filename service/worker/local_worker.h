@@ -1,0 +1,56 @@
+// The worker inside this process: a device, and the CPU beside it for what is exact.
+#ifndef ATTND_SERVICE_WORKER_LOCAL_WORKER_H_
+#define ATTND_SERVICE_WORKER_LOCAL_WORKER_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/primitives/primitives.h"
+#include "service/router/worker_link.h"
+
+namespace attnd {
+
+struct LocalWorkerOptions {
+  std::string device = "auto";     // "auto", "cpu" or "cuda:N".
+  int executors = 0;               // Fast launches at a time; 0: two on the CPU, one on a GPU.
+  int cpu_threads = 0;             // 0: all cores.
+  int64_t memory_limit_bytes = 0;  // Of each backend; 0: none.
+};
+
+class LocalWorker final : public WorkerLink {
+ public:
+  // Opens the device, adding its kernels to `registry`, which must outlive the worker; logs what
+  // was chosen and, with "auto", why it is not a GPU. INVALID_ARGUMENT for an unknown device,
+  // UNAVAILABLE if the one asked for cannot be opened.
+  static absl::StatusOr<std::unique_ptr<LocalWorker>> Create(const LocalWorkerOptions& options,
+                                                             Registry& registry);
+
+  std::string name() const override { return "local"; }
+  std::string device() const override;
+  KernelTable kernels() const override;
+  std::vector<Lane> slots() const override;
+  void Start(StateObserver observer) override { observer(WorkerState::kUp); }
+  // Launches cannot be interrupted.
+  void Stop() override {}
+  absl::StatusOr<Evaluation> Execute(int slot, const Operator& op, const BoundCall& call,
+                                     const std::string& kernel) override;
+  absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
+                                         const CompareJob& job) override;
+
+ private:
+  explicit LocalWorker(const Registry& registry) : registry_(registry) {}
+  // The device's backend for a slot: a CUDA backend serves one launch at a time, the CPU's serves
+  // any number.
+  Backend& BackendOf(int slot) { return cuda_.empty() ? *cpu_ : *cuda_[slot]; }
+
+  const Registry& registry_;
+  std::unique_ptr<Backend> cpu_;
+  std::vector<std::unique_ptr<Backend>> cuda_;  // One for each slot, or none.
+  int fast_slots_ = 1;
+};
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_WORKER_LOCAL_WORKER_H_
