@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# package_test.sh CMAKE BUILD EXAMPLE: installs the client of BUILD into a fresh prefix, builds EXAMPLE with that alone, and
+# runs it against the server of BUILD.
+set -euo pipefail
+cmake=$1 build=$2 example=$3
+work=$(mktemp -d)
+server=
+finish() {
+  if [ -n "$server" ]; then kill "$server" && wait "$server" || true; fi
+  rm -rf "$work"
+}
+trap finish EXIT
+
+"$cmake" --install "$build" --component client --prefix "$work/prefix" > "$work/install.log"
+"$cmake" -S "$example" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$work/prefix"
+"$cmake" --build "$work/build"
+
+"$build/bin/attnd" serve --port 0 --http-port 0 --port-file "$work/port" 2> "$work/server.log" &
+server=$!
+for _ in $(seq 300); do
+  [ -s "$work/port" ] && break
+  kill -0 "$server" || { cat "$work/server.log" >&2; exit 1; }
+  sleep 0.1
+done
+[ -s "$work/port" ] || { cat "$work/server.log" >&2; exit 1; }
+"$work/build/example" "localhost:$(head -n 1 "$work/port")"
