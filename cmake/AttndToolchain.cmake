@@ -40,6 +40,11 @@ find_package(nlohmann_json REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(LIBXSMM REQUIRED IMPORTED_TARGET libxsmmext libxsmm)
 
+if(ATTND_SERVICE)
+  find_package(Protobuf REQUIRED)
+  find_package(gRPC CONFIG REQUIRED)
+endif()
+
 if(ATTND_TESTS)
   enable_testing()
   find_package(GTest REQUIRED)

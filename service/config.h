@@ -1,0 +1,72 @@
+// What an operator of the service may set: flags, ATTND_* environment variables, a YAML file.
+#ifndef ATTND_SERVICE_CONFIG_H_
+#define ATTND_SERVICE_CONFIG_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "service/log.h"
+
+namespace attnd {
+
+enum class Mode : uint8_t { kServe, kRouter, kWorker, kVersion };
+
+// "serve", "router", "worker", "version".
+absl::string_view Name(Mode mode);
+
+struct Config {
+  Mode mode = Mode::kServe;
+
+  std::string address = "0.0.0.0";
+  int port = 8001;          // 0: any free one.
+  int metrics_port = 8002;  // 0: any free one; -1: none.
+  std::string port_file;    // Empty: none is written.
+
+  std::vector<std::string> workers;  // Router only: host:port.
+  int worker_streams = 2;            // Router only: launches under way at one worker.
+
+  std::string device = "auto";
+  int executors = 0;
+  int cpu_threads = 0;
+  int64_t memory_limit = 0;
+
+  int64_t max_message_bytes = int64_t{64} << 20;
+  int64_t max_tensor_bytes = int64_t{4} << 30;
+  int64_t max_call_bytes = int64_t{8} << 30;
+  int64_t max_buffer_bytes = int64_t{8} << 30;
+  int max_streams = 1024;
+
+  int queue_calls = 1024;
+  int64_t queue_bytes = int64_t{2} << 30;
+  int max_batch_calls = 64;
+  int64_t max_batch_bytes = int64_t{32} << 20;
+
+  double sequence_idle_seconds = 600;
+  int max_sequences = 10000;
+
+  double drain_seconds = 30;
+  int drain_notice_ms = 250;
+
+  LogLevel log_level = LogLevel::kInfo;
+  LogFormat log_format = LogFormat::kJson;
+};
+
+struct ParsedConfig {
+  // Set if the program should end now: 0 after --help, 2 after a mistake. `text` is then what to
+  // print.
+  bool end = false;
+  int exit_code = 0;
+  std::string text;
+  Config config;
+};
+
+// `arguments` without the program's name. A flag beats the environment, which beats the file that
+// --config (or ATTND_CONFIG) names.
+ParsedConfig ParseConfig(absl::Span<const std::string> arguments);
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_CONFIG_H_

@@ -1,0 +1,134 @@
+#include "service/metrics/rpc_metrics.h"
+
+#include <grpcpp/support/status.h>
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "service/clock.h"
+#include "service/log.h"
+#include "service/metrics/buckets.h"
+#include "service/metrics/engine_metrics.h"
+
+namespace attnd {
+namespace {
+
+using grpc::experimental::InterceptionHookPoints;
+using grpc::experimental::InterceptorBatchMethods;
+
+// Lives as long as the RPC does.
+class RpcInterceptor final : public grpc::experimental::Interceptor {
+ public:
+  explicit RpcInterceptor(MethodMetrics& metrics, const char* method)
+      : metrics_(metrics), method_(method), start_(MonotonicNow()) {
+    metrics_.Started();
+  }
+
+  ~RpcInterceptor() override {
+    const double seconds = absl::ToDoubleSeconds(MonotonicNow() - start_);
+    metrics_.Finished(code_, seconds);
+    if (LogEnabled(LogLevel::kDebug)) {
+      Log(LogLevel::kDebug, "rpc",
+          {{"method", method_},
+           {"code", CodeName(static_cast<absl::StatusCode>(code_))},
+           {"seconds", seconds}});
+    }
+  }
+
+  void Intercept(InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
+      const grpc::Status status = methods->GetSendStatus();
+      code_ = status.error_code();
+      // What the server is to blame for; the rest is in the counters.
+      if (code_ == grpc::StatusCode::INTERNAL || code_ == grpc::StatusCode::DATA_LOSS ||
+          code_ == grpc::StatusCode::UNKNOWN) {
+        Log(LogLevel::kWarn, "rpc failed",
+            {{"method", method_}, {"error", status.error_message()}});
+      }
+    }
+    methods->Proceed();
+  }
+
+ private:
+  MethodMetrics& metrics_;
+  const char* const method_;
+  const absl::Time start_;
+  int code_ = grpc::StatusCode::CANCELLED;  // Unless a status is sent.
+};
+
+class Factory final : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  explicit Factory(RpcMetrics& metrics) : metrics_(metrics) {}
+  grpc::experimental::Interceptor* CreateServerInterceptor(
+      grpc::experimental::ServerRpcInfo* info) override {
+    // gRPC takes ownership.
+    return std::make_unique<RpcInterceptor>(metrics_.Of(info->method()), info->method()).release();
+  }
+
+ private:
+  RpcMetrics& metrics_;
+};
+
+}  // namespace
+
+MethodMetrics::MethodMetrics(prometheus::Family<prometheus::Counter>& requests,
+                             prometheus::Histogram& duration, prometheus::Gauge& in_flight,
+                             std::string method)
+    : requests_family_(requests),
+      method_(std::move(method)),
+      duration_(duration),
+      in_flight_(in_flight) {}
+
+void MethodMetrics::Finished(int code, double seconds) {
+  if (code < 0 || code > 16) code = grpc::StatusCode::UNKNOWN;
+  prometheus::Counter* counter = requests_[code].load(std::memory_order_acquire);
+  if (counter == nullptr) {
+    // Adding the same labels twice gives the same counter, so a race does no harm.
+    counter = &requests_family_.Add(
+        {{"method", method_},
+         {"code", std::string(CodeName(static_cast<absl::StatusCode>(code)))}});
+    requests_[code].store(counter, std::memory_order_release);
+  }
+  counter->Increment();
+  duration_.Observe(seconds);
+  in_flight_.Decrement();
+}
+
+RpcMetrics::RpcMetrics(prometheus::Registry& registry)
+    : requests_(prometheus::BuildCounter()
+                    .Name("attnd_rpc_requests_total")
+                    .Help("RPCs that ended, by method and code.")
+                    .Register(registry)),
+      durations_(prometheus::BuildHistogram()
+                     .Name("attnd_rpc_duration_seconds")
+                     .Help("From the start of an RPC to its end, as the server sees it.")
+                     .Register(registry)),
+      in_flight_(prometheus::BuildGauge()
+                     .Name("attnd_rpc_in_flight")
+                     .Help("RPCs under way.")
+                     .Register(registry)) {}
+
+MethodMetrics& RpcMetrics::Of(absl::string_view method) {
+  if (!method.empty() && method.front() == '/') method.remove_prefix(1);
+  {
+    absl::ReaderMutexLock lock(&mu_);
+    const auto found = methods_.find(method);
+    if (found != methods_.end()) return *found->second;
+  }
+  absl::MutexLock lock(&mu_);
+  auto& slot = methods_[std::string(method)];
+  if (slot == nullptr) {
+    const prometheus::Labels labels = {{"method", std::string(method)}};
+    slot = std::make_unique<MethodMetrics>(requests_, durations_.Add(labels, LatencyBuckets()),
+                                           in_flight_.Add(labels), std::string(method));
+  }
+  return *slot;
+}
+
+std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>
+RpcMetrics::MakeInterceptorFactory() {
+  return std::make_unique<Factory>(*this);
+}
+
+}  // namespace attnd

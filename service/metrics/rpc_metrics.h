@@ -1,0 +1,64 @@
+// Counts every RPC of a server, whatever its service: by method and code, duration, calls under
+// way, bytes sent.
+#ifndef ATTND_SERVICE_METRICS_RPC_METRICS_H_
+#define ATTND_SERVICE_METRICS_RPC_METRICS_H_
+
+#include <grpcpp/support/server_interceptor.h>
+
+#include <array>
+#include <atomic>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "prometheus/counter.h"
+#include "prometheus/family.h"
+#include "prometheus/gauge.h"
+#include "prometheus/histogram.h"
+#include "prometheus/registry.h"
+
+namespace attnd {
+
+// Of one method, as "attnd.v1.Operators/Evaluate".
+class MethodMetrics {
+ public:
+  MethodMetrics(prometheus::Family<prometheus::Counter>& requests, prometheus::Histogram& duration,
+                prometheus::Gauge& in_flight, std::string method);
+
+  void Started() { in_flight_.Increment(); }
+  // `code` is a gRPC status code.
+  void Finished(int code, double seconds);
+
+ private:
+  prometheus::Family<prometheus::Counter>& requests_family_;
+  const std::string method_;
+  prometheus::Histogram& duration_;
+  prometheus::Gauge& in_flight_;
+  std::array<std::atomic<prometheus::Counter*>, 17>
+      requests_{};  // By code, made when first needed.
+};
+
+class RpcMetrics {
+ public:
+  explicit RpcMetrics(prometheus::Registry& registry);
+
+  MethodMetrics& Of(absl::string_view method);
+
+  // To be given to a ServerBuilder. The metrics must outlive the server.
+  std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeInterceptorFactory();
+
+ private:
+  prometheus::Family<prometheus::Counter>& requests_;
+  prometheus::Family<prometheus::Histogram>& durations_;
+  prometheus::Family<prometheus::Gauge>& in_flight_;
+  absl::Mutex mu_;
+  // Only methods that the server has reach an interceptor, so this stays small.
+  std::map<std::string, std::unique_ptr<MethodMetrics>, std::less<>> methods_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_METRICS_RPC_METRICS_H_

@@ -1,0 +1,51 @@
+#include "service/metrics/snapshot_metrics.h"
+
+#include <string>
+#include <utility>
+
+#include "service/metrics/process_metrics.h"
+
+namespace attnd {
+
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+std::vector<MetricFamily> SnapshotMetrics::Collect() const {
+  const RouterEngine::Snapshot now = engine_.snapshot();
+
+  MetricFamily queue{
+      "attnd_queue_requests", "Calls that wait, by priority.", MetricType::Gauge, {}};
+  for (size_t priority = 0; priority < now.waiting.size(); ++priority) {
+    queue.metric.push_back(GaugeSample({{"priority", std::to_string(priority)}},
+                                       static_cast<double>(now.waiting[priority])));
+  }
+  MetricFamily up{"attnd_worker_up", "Whether the worker takes launches.", MetricType::Gauge, {}};
+  MetricFamily draining{"attnd_worker_draining",
+                        "Whether the worker finishes what it has and "
+                        "takes no more.",
+                        MetricType::Gauge,
+                        {}};
+  MetricFamily running{"attnd_worker_launches", "Launches under way.", MetricType::Gauge, {}};
+  MetricFamily restarts{
+      "attnd_worker_restarts_total", "Times the worker came back.", MetricType::Counter, {}};
+  for (const auto& worker : now.workers) {
+    const std::vector<prometheus::ClientMetric::Label> label = {{"worker", worker.name}};
+    up.metric.push_back(GaugeSample(label, worker.state == WorkerState::kUp));
+    draining.metric.push_back(GaugeSample(label, worker.state == WorkerState::kDraining));
+    running.metric.push_back(GaugeSample(label, static_cast<double>(worker.running)));
+    restarts.metric.push_back(GaugeSample(label, static_cast<double>(worker.restarts)));
+  }
+  return {std::move(queue),
+          SingleMetric("attnd_queue_bytes", "Bytes of the calls that wait.", MetricType::Gauge,
+                       static_cast<double>(now.waiting_bytes)),
+          SingleMetric("attnd_running_calls", "Calls taken from the queue and not yet answered.",
+                       MetricType::Gauge, static_cast<double>(now.running)),
+          SingleMetric("attnd_draining", "Whether new calls are refused.", MetricType::Gauge,
+                       now.draining ? 1 : 0),
+          std::move(up),
+          std::move(draining),
+          std::move(running),
+          std::move(restarts)};
+}
+
+}  // namespace attnd
