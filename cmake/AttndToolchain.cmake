@@ -38,7 +38,7 @@ find_package(absl REQUIRED)
 find_package(TBB REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(PkgConfig REQUIRED)
-pkg_check_modules(LIBXSMM REQUIRED IMPORTED_TARGET libxsmmext libxsmm)
+pkg_check_modules(LIBXSMM REQUIRED IMPORTED_TARGET libxsmm libxsmmnoblas)
 
 if(ATTND_SERVICE)
   find_package(Protobuf REQUIRED)

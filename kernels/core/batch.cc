@@ -1,1 +1,166 @@
-// Placeholder.
+#include "kernels/core/batch.h"
+
+#include <cstring>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace attnd {
+namespace {
+
+// Along which axis the calls' versions of a port are laid together, or -1: all must hold the same
+// bytes.
+struct Layout {
+  bool packs;  // Tokens end to end, instead of batch rows on top of one another.
+
+  int AxisOf(const Port& port, int alternative) const {
+    const int batch = port.AxisOf("B", alternative);
+    if (batch == 0 && packs && port.AxisOf("T", alternative) == 1) return 1;
+    if (batch == 0 || port.AxisOf("M", alternative) == 0) return 0;
+    return -1;
+  }
+};
+
+Layout LayoutOf(const OpSpec& spec) {
+  return Layout{spec.packs() && spec.text().packed_by_sequence};
+}
+
+// A dense call [B,T,..] as the packed row [1,B*T,..] that it is in memory.
+Tensor AsRow(const Tensor& tensor) {
+  Dims shape(tensor.shape().begin() + 1, tensor.shape().end());
+  shape[0] *= tensor.dim(0);
+  shape.insert(shape.begin(), 1);
+  return tensor.Reshape(std::move(shape));
+}
+
+// FNV-1a, for keys only: equality of bytes is checked where it matters.
+uint64_t HashBytes(const Tensor& tensor) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  const auto* bytes = tensor.data<unsigned char>();
+  for (int64_t i = 0; i < tensor.byte_size(); ++i) hash = (hash ^ bytes[i]) * 0x100000001b3u;
+  return hash;
+}
+
+bool SameBytes(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
+         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.byte_size())) == 0;
+}
+
+}  // namespace
+
+std::string BatchKey(const BoundCall& call, absl::string_view kernel) {
+  const OpSpec& spec = call.spec();
+  const Layout layout = LayoutOf(spec);
+  if (call.packed() && !layout.packs) return "";
+  for (const BoundCall::OutputSpec& output : call.outputs()) {
+    if (layout.AxisOf(*spec.FindOutput(output.name), 0) < 0) return "";
+  }
+  std::string key = absl::StrCat(spec.id(), "|", kernel, "|", Name(call.dtype()));
+  for (const auto& [symbol, size] : call.dims()) {
+    if (symbol == "B" || symbol == "M" || (symbol == "T" && layout.packs)) continue;
+    // Keys are as long as queries where calls may be packed: S may differ with T, if each S is its
+    // T.
+    if (symbol == "S" && layout.packs) {
+      if (size != call.dim("T")) return "";
+      continue;
+    }
+    absl::StrAppend(&key, "|", symbol, "=", size);
+  }
+  for (const auto& [name, value] : call.attributes())
+    absl::StrAppend(&key, "|", name, "=", ToString(value));
+  for (const auto& [name, tensor] : call.inputs()) {
+    if (name == "cu_seqlens") continue;
+    const int alternative = call.alternative(name);
+    const int axis = layout.AxisOf(*spec.FindInput(name), alternative);
+    absl::StrAppend(&key, "|", name, ":", alternative);
+    if (axis < 0) {
+      constexpr int64_t kMostHashed = int64_t{1} << 20;
+      if (tensor.byte_size() > kMostHashed) return "";
+      absl::StrAppend(&key, "#", HashBytes(tensor));
+    } else if (axis == 0 && layout.packs && spec.FindInput(name)->AxisOf("B", alternative) == 0) {
+      return "";  // A batch row without tokens has no place in a packed call.
+    }
+  }
+  return key;
+}
+
+absl::StatusOr<BoundCall> Pack(absl::Span<const BoundCall* const> calls) {
+  if (calls.empty()) return absl::InvalidArgumentError("nothing to pack");
+  const BoundCall& first = *calls[0];
+  const OpSpec& spec = first.spec();
+  const Layout layout = LayoutOf(spec);
+  CallRequest packed{spec.id(), {}, first.attributes(), ""};
+  for (const auto& [name, example] : first.inputs()) {
+    if (name == "cu_seqlens") continue;
+    const int axis = layout.AxisOf(*spec.FindInput(name), first.alternative(name));
+    if (axis < 0) {
+      for (const BoundCall* call : calls) {
+        if (!SameBytes(call->input(name), example)) {
+          return absl::FailedPreconditionError(
+              absl::StrCat(spec.id(), ": ", name, " differs within a batch"));
+        }
+      }
+      packed.inputs.Set(name, example);
+      continue;
+    }
+    std::vector<Tensor> parts;
+    parts.reserve(calls.size());
+    int64_t length = 0;
+    for (const BoundCall* call : calls) {
+      parts.push_back(axis == 1 ? AsRow(call->input(name)) : call->input(name));
+      length += parts.back().dim(axis);
+    }
+    Dims shape = parts[0].shape();
+    shape[axis] = length;
+    absl::StatusOr<Tensor> whole = AllocateHost(example.dtype(), std::move(shape));
+    if (!whole.ok()) return whole.status();
+    // Both axes are outermost in memory: parts follow one another.
+    char* at = whole->data<char>();
+    for (const Tensor& part : parts) {
+      std::memcpy(at, part.raw(), static_cast<size_t>(part.byte_size()));
+      at += part.byte_size();
+    }
+    packed.inputs.Set(name, *std::move(whole));
+  }
+  if (layout.packs) {
+    std::vector<int32_t> offsets = {0};
+    int64_t total = 0;
+    for (const BoundCall* call : calls) {
+      for (const Sequence& sequence : call->sequences()) {
+        total += sequence.length;
+        if (total > INT32_MAX)
+          return absl::FailedPreconditionError(
+              absl::StrCat(spec.id(), ": a batch of over 2^31 tokens"));
+        offsets.push_back(static_cast<int32_t>(total));
+      }
+    }
+    packed.inputs.Set("cu_seqlens",
+                      HostTensor<int32_t>({static_cast<int64_t>(offsets.size())}, offsets));
+  }
+  return Bind(spec, packed);
+}
+
+absl::StatusOr<std::vector<NamedTensors>> Unpack(absl::Span<const BoundCall* const> calls,
+                                                 const NamedTensors& packed_outputs) {
+  std::vector<NamedTensors> results(calls.size());
+  for (const auto& [name, whole] : packed_outputs) {
+    const OpSpec& spec = calls[0]->spec();
+    const int axis = LayoutOf(spec).AxisOf(*spec.FindOutput(name), 0);
+    int64_t at = 0;
+    for (size_t i = 0; i < calls.size(); ++i) {
+      const BoundCall::OutputSpec* wanted = calls[i]->FindOutput(name);
+      if (wanted == nullptr || axis < 0)
+        return absl::InternalError(absl::StrCat("no output ", name, " to unpack"));
+      const int64_t length = axis == 1 ? wanted->shape[0] * wanted->shape[1] : wanted->shape[0];
+      const Tensor part = whole.Slice(axis, at, length);
+      at += length;
+      // Contiguous: nothing lies outside the cut axis but an axis of size 1.
+      results[i].Set(name,
+                     Tensor(part.raw(), part.dtype(), wanted->shape, Device::kCpu, part.owner()));
+    }
+  }
+  return results;
+}
+
+}  // namespace attnd

@@ -29,8 +29,8 @@ struct RandomOptions {
   std::vector<std::string> without;
   // Give cu_seqlens (B = 1, random cuts, an empty sequence now and then).
   bool packed = false;
-  // Most bytes that the inputs may take together; 0: no limit. More is RESOURCE_EXHAUSTED, before anything is
-  // allocated.
+  // Most bytes that the inputs may take together; 0: no limit. More is RESOURCE_EXHAUSTED, before
+  // anything is allocated.
   int64_t max_bytes = 0;
 };
 
@@ -58,7 +58,7 @@ class RandomSource {
  private:
   const OpSpec& spec_;
   const RandomOptions& options_;
-  uint64_t state_[2];
+  uint64_t state_;
   CallRequest request_;
   Named<int64_t> dims_;
 };
