@@ -39,6 +39,7 @@ find_package(TBB REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(LIBXSMM REQUIRED IMPORTED_TARGET libxsmm libxsmmnoblas)
+pkg_check_modules(LIBHWY REQUIRED IMPORTED_TARGET libhwy)
 
 if(ATTND_SERVICE)
   find_package(Protobuf REQUIRED)

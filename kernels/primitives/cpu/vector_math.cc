@@ -1,0 +1,256 @@
+#include "kernels/primitives/cpu/vector_math.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+// The file is compiled once for each instruction set; the first pass defines the dispatch.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/primitives/cpu/vector_math.cc"
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attnd::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using F = hn::ScalableTag<float>;
+using V = hn::Vec<F>;
+
+// Whole vectors first, then the rest through zero-padded loads of the same width, so that an
+// element is computed by the same instructions wherever it stands.
+template <typename Body>
+HWY_INLINE void ForRow(int64_t n, Body body) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(F()));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) body(i, lanes);
+  if (i < n) body(i, n - i);
+}
+
+HWY_INLINE V Load(const float* x, int64_t count) {
+  const F d;
+  if (count == static_cast<int64_t>(hn::Lanes(d))) return hn::LoadU(d, x);
+  HWY_ALIGN float padded[hn::MaxLanes(d)] = {};
+  std::memcpy(padded, x, static_cast<size_t>(count) * sizeof(float));
+  return hn::Load(d, padded);
+}
+
+HWY_INLINE void Store(V v, float* out, int64_t count) {
+  const F d;
+  if (count == static_cast<int64_t>(hn::Lanes(d))) return hn::StoreU(v, d, out);
+  HWY_ALIGN float padded[hn::MaxLanes(d)];
+  hn::Store(v, d, padded);
+  std::memcpy(out, padded, static_cast<size_t>(count) * sizeof(float));
+}
+
+// The library's function takes arguments up to 104 and turns NaN into 0; both are put right here.
+HWY_INLINE V SafeExp(V x) {
+  const F d;
+  const V result = hn::Exp(d, hn::Min(x, hn::Set(d, 104.0f)));
+  const V bounded = hn::IfThenElse(hn::Gt(x, hn::Set(d, 88.72283f)),
+                                   hn::Set(d, std::numeric_limits<float>::infinity()), result);
+  return hn::IfThenElse(hn::IsNaN(x), x, bounded);
+}
+
+// Lanes beyond `count` set to `fill`, for reductions.
+HWY_INLINE V Masked(V v, int64_t count, float fill) {
+  const F d;
+  return hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(count)), v, hn::Set(d, fill));
+}
+
+void LoadHalf(const Half* x, float* out, int64_t n) {
+#if HWY_TARGET <= HWY_AVX2
+  const F d;
+  const hn::Rebind<hwy::float16_t, F> d16;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(x + i))), d,
+               out + i);
+  }
+  for (; i < n; ++i) out[i] = ToFloat(x[i]);
+#else
+  for (int64_t i = 0; i < n; ++i) out[i] = ToFloat(x[i]);
+#endif
+}
+
+void StoreHalf(const float* x, Half* out, int64_t n) {
+#if HWY_TARGET <= HWY_AVX2
+  const F d;
+  const hn::Rebind<hwy::float16_t, F> d16;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(hn::DemoteTo(d16, hn::LoadU(d, x + i)), d16,
+               reinterpret_cast<hwy::float16_t*>(out + i));
+  }
+  for (; i < n; ++i) out[i] = ToHalf(x[i]);
+#else
+  for (int64_t i = 0; i < n; ++i) out[i] = ToHalf(x[i]);
+#endif
+}
+
+void LoadBFloat16(const BFloat16* x, float* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = ToFloat(x[i]);
+}
+
+void StoreBFloat16(const float* x, BFloat16* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = ToBFloat16(x[i]);
+}
+
+void Exp(float* x, int64_t n) {
+  ForRow(n, [x](int64_t i, int64_t count) { Store(SafeExp(Load(x + i, count)), x + i, count); });
+}
+
+float ExpShifted(const float* x, float shift, float* out, int64_t n) {
+  const F d;
+  V sum = hn::Zero(d);
+  ForRow(n, [&](int64_t i, int64_t count) {
+    const V e = SafeExp(hn::Sub(Load(x + i, count), hn::Set(d, shift)));
+    Store(e, out + i, count);
+    sum = hn::Add(sum, Masked(e, count, 0.0f));
+  });
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+void ExpDifference(const float* a, const float* b, float* out, int64_t n) {
+  ForRow(n, [=](int64_t i, int64_t count) {
+    Store(SafeExp(hn::Sub(Load(a + i, count), Load(b + i, count))), out + i, count);
+  });
+}
+
+float DotExpDiff(const float* a, const float* b, const float* g, const float* h, int64_t n) {
+  const F d;
+  V sum = hn::Zero(d);
+  ForRow(n, [&](int64_t i, int64_t count) {
+    const V e = SafeExp(hn::Sub(Load(g + i, count), Load(h + i, count)));
+    sum = hn::MulAdd(hn::Mul(Load(a + i, count), Load(b + i, count)), e, sum);
+  });
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+float Sum(const float* x, int64_t n) {
+  const F d;
+  V sum = hn::Zero(d);
+  ForRow(n, [&](int64_t i, int64_t count) { sum = hn::Add(sum, Load(x + i, count)); });
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+float Max(const float* x, int64_t n) {
+  const F d;
+  V most = hn::Set(d, -std::numeric_limits<float>::infinity());
+  V nan = hn::Zero(d);
+  ForRow(n, [&](int64_t i, int64_t count) {
+    const V v = Masked(Load(x + i, count), count, -std::numeric_limits<float>::infinity());
+    nan = hn::IfThenElse(hn::IsNaN(v), v, nan);
+    most = hn::Max(most, v);
+  });
+  const float any = hn::GetLane(hn::SumOfLanes(d, nan));
+  return std::isnan(any) ? any : hn::GetLane(hn::MaxOfLanes(d, most));
+}
+
+float Dot(const float* a, const float* b, int64_t n) {
+  const F d;
+  V sum = hn::Zero(d);
+  ForRow(n, [&](int64_t i, int64_t count) {
+    sum = hn::MulAdd(Load(a + i, count), Load(b + i, count), sum);
+  });
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+void Scale(float* x, float factor, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= factor;
+}
+
+void Mul(const float* a, const float* b, float* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = a[i] * b[i];
+}
+
+void Axpy(float a, const float* x, float* y, int64_t n) {
+  const F d;
+  ForRow(n, [=](int64_t i, int64_t count) {
+    Store(hn::MulAdd(hn::Set(d, a), Load(x + i, count), Load(y + i, count)), y + i, count);
+  });
+}
+
+void Add(const float* a, const float* b, float* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+}
+
+}  // namespace attnd::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace attnd::cpu {
+
+HWY_EXPORT(LoadHalf);
+HWY_EXPORT(StoreHalf);
+HWY_EXPORT(LoadBFloat16);
+HWY_EXPORT(StoreBFloat16);
+HWY_EXPORT(Exp);
+HWY_EXPORT(ExpShifted);
+HWY_EXPORT(ExpDifference);
+HWY_EXPORT(DotExpDiff);
+HWY_EXPORT(Sum);
+HWY_EXPORT(Max);
+HWY_EXPORT(Dot);
+HWY_EXPORT(Scale);
+HWY_EXPORT(Mul);
+HWY_EXPORT(Axpy);
+HWY_EXPORT(Add);
+
+void LoadRow(const void* x, DType dtype, float* out, int64_t n) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return HWY_DYNAMIC_DISPATCH(LoadHalf)(static_cast<const Half*>(x), out, n);
+    case DType::kBFloat16:
+      return HWY_DYNAMIC_DISPATCH(LoadBFloat16)(static_cast<const BFloat16*>(x), out, n);
+    default:
+      if (n > 0) std::memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
+  }
+}
+
+void StoreRow(const float* x, DType dtype, void* out, int64_t n) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return HWY_DYNAMIC_DISPATCH(StoreHalf)(x, static_cast<Half*>(out), n);
+    case DType::kBFloat16:
+      return HWY_DYNAMIC_DISPATCH(StoreBFloat16)(x, static_cast<BFloat16*>(out), n);
+    default:
+      if (n > 0) std::memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
+  }
+}
+
+void ExpRow(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(Exp)(x, n); }
+
+float ExpShiftedRow(const float* x, float shift, float* out, int64_t n) {
+  return HWY_DYNAMIC_DISPATCH(ExpShifted)(x, shift, out, n);
+}
+
+void ExpDifferenceRow(const float* a, const float* b, float* out, int64_t n) {
+  HWY_DYNAMIC_DISPATCH(ExpDifference)(a, b, out, n);
+}
+
+float DotExpDifference(const float* a, const float* b, const float* g, const float* h, int64_t n) {
+  return HWY_DYNAMIC_DISPATCH(DotExpDiff)(a, b, g, h, n);
+}
+
+float SumRow(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(Sum)(x, n); }
+float MaxRow(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(Max)(x, n); }
+float DotRow(const float* a, const float* b, int64_t n) {
+  return HWY_DYNAMIC_DISPATCH(Dot)(a, b, n);
+}
+void ScaleRow(float* x, float factor, int64_t n) { HWY_DYNAMIC_DISPATCH(Scale)(x, factor, n); }
+void MulRow(const float* a, const float* b, float* out, int64_t n) {
+  HWY_DYNAMIC_DISPATCH(Mul)(a, b, out, n);
+}
+void AxpyRow(float a, const float* x, float* y, int64_t n) {
+  HWY_DYNAMIC_DISPATCH(Axpy)(a, x, y, n);
+}
+void AddRow(const float* a, const float* b, float* out, int64_t n) {
+  HWY_DYNAMIC_DISPATCH(Add)(a, b, out, n);
+}
+
+}  // namespace attnd::cpu
+#endif  // HWY_ONCE

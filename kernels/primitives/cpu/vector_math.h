@@ -1,0 +1,42 @@
+// The element-wise row loops of CPU kernels, compiled for AVX2 and AVX-512 and chosen at run time.
+// A result depends on the elements and the row's length alone.
+#ifndef ATTND_KERNELS_PRIMITIVES_CPU_VECTOR_MATH_H_
+#define ATTND_KERNELS_PRIMITIVES_CPU_VECTOR_MATH_H_
+
+#include <cstdint>
+
+#include "kernels/core/dtype.h"
+
+namespace attnd::cpu {
+
+// x[n] of type float32, float16 or bfloat16 as float32.
+void LoadRow(const void* x, DType dtype, float* out, int64_t n);
+// The way back, rounded to nearest even.
+void StoreRow(const float* x, DType dtype, void* out, int64_t n);
+
+// x = e^x within 2 ulp; -inf gives 0, above 88.8 gives inf, NaN stays NaN.
+void ExpRow(float* x, int64_t n);
+// out = e^(x - shift); returns the sum of out. In place is legal.
+float ExpShiftedRow(const float* x, float shift, float* out, int64_t n);
+// out = e^(a - b).
+void ExpDifferenceRow(const float* a, const float* b, float* out, int64_t n);
+// sum of a b e^(g - h).
+float DotExpDifference(const float* a, const float* b, const float* g, const float* h, int64_t n);
+
+float SumRow(const float* x, int64_t n);
+// -inf for an empty row; NaN if any is.
+float MaxRow(const float* x, int64_t n);
+float DotRow(const float* a, const float* b, int64_t n);
+
+// x *= factor.
+void ScaleRow(float* x, float factor, int64_t n);
+// out = a b.
+void MulRow(const float* a, const float* b, float* out, int64_t n);
+// y += a x.
+void AxpyRow(float a, const float* x, float* y, int64_t n);
+// out = a + b.
+void AddRow(const float* a, const float* b, float* out, int64_t n);
+
+}  // namespace attnd::cpu
+
+#endif  // ATTND_KERNELS_PRIMITIVES_CPU_VECTOR_MATH_H_
