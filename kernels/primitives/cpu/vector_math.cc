@@ -7,9 +7,11 @@
 // The file is compiled once for each instruction set; the first pass defines the dispatch.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/primitives/cpu/vector_math.cc"
+// clang-format off: the order is the mechanism.
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace attnd::cpu::HWY_NAMESPACE {
