@@ -10,6 +10,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "service/version.h"
 
 namespace attnd {
 namespace {

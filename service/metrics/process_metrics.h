@@ -11,8 +11,6 @@
 
 namespace attnd {
 
-inline constexpr absl::string_view kVersion = "0.1.0";
-
 // A family with one sample; further samples are appended to `metric`.
 prometheus::MetricFamily SingleMetric(std::string name, std::string help,
                                       prometheus::MetricType type, double value);

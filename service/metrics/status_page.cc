@@ -9,7 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "service/clock.h"
-#include "service/metrics/process_metrics.h"
+#include "service/version.h"
 
 namespace attnd {
 namespace {

@@ -1,0 +1,71 @@
+// A worker in another process, over attnd.v1.Worker.
+#ifndef ATTND_SERVICE_WORKER_REMOTE_WORKER_H_
+#define ATTND_SERVICE_WORKER_REMOTE_WORKER_H_
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "attnd/v1/worker.grpc.pb.h"
+#include "service/router/worker_link.h"
+
+namespace attnd {
+
+struct RemoteWorkerOptions {
+  std::string target;  // host:port
+  int streams = 2;     // Fast launches under way at a time.
+  int64_t max_result_bytes = int64_t{8} << 30;
+  // Bounds of the time between attempts to reach a worker that is gone.
+  absl::Duration min_backoff = absl::Milliseconds(100);
+  absl::Duration max_backoff = absl::Seconds(1);
+};
+
+// Keeps one stream open to learn the worker's state. The stream breaks when the worker's process
+// ends, and when the worker does not answer pings for some seconds; the state is then kDown until a
+// new stream stands.
+class RemoteWorker final : public WorkerLink {
+ public:
+  explicit RemoteWorker(const RemoteWorkerOptions& options);
+  ~RemoteWorker() override;
+
+  std::string name() const override { return options_.target; }
+  std::string device() const override;
+  KernelTable kernels() const override;
+  std::vector<Lane> slots() const override;
+  void Start(StateObserver observer) override;
+  void Stop() override;
+  absl::StatusOr<Evaluation> Execute(int slot, const Operator& op, const BoundCall& call,
+                                     const std::string& kernel) override;
+  absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
+                                         const CompareJob& job) override;
+
+ private:
+  // A running RPC, so that Stop can end it.
+  class Running;
+  struct Answer {
+    v1::ExecuteFrame header;
+    NamedTensors tensors;
+  };
+
+  void Watch(const StateObserver& observer);
+  // Returns the state to report; kDown for a worker of another build.
+  WorkerState Learn(const v1::WorkerStatus& status);
+  absl::StatusOr<Answer> Exchange(v1::ExecuteFrame first, const NamedTensors& tensors);
+
+  const RemoteWorkerOptions options_;
+  const std::unique_ptr<v1::Worker::Stub> stub_;
+  std::thread watcher_;
+  mutable absl::Mutex mu_;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  std::string device_ ABSL_GUARDED_BY(mu_);
+  KernelTable kernels_ ABSL_GUARDED_BY(mu_);
+  std::unordered_set<grpc::ClientContext*> running_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_WORKER_REMOTE_WORKER_H_

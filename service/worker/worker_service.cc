@@ -1,0 +1,242 @@
+#include "service/worker/worker_service.h"
+
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "service/version.h"
+#include "service/wire.h"
+#include "service/worker/frames.h"
+
+namespace attnd {
+
+// One router that listens to this worker's state. Owns itself until the stream ends.
+class WorkerService::AttachReactor final : public grpc::ServerWriteReactor<v1::WorkerStatus> {
+ public:
+  explicit AttachReactor(WorkerService& service) : service_(service) {}
+
+  void Keep(std::shared_ptr<AttachReactor> self) { self_ = std::move(self); }
+
+  void Push(v1::WorkerStatus status) {
+    absl::MutexLock lock(&mu_);
+    if (finished_) return;
+    next_ = std::move(status);
+    if (!writing_) WriteNext();
+  }
+
+  void End() {
+    absl::MutexLock lock(&mu_);
+    if (!std::exchange(finished_, true)) Finish(grpc::Status::OK);
+  }
+
+  void OnWriteDone(bool ok) override {
+    absl::MutexLock lock(&mu_);
+    writing_ = false;
+    if (finished_) return;
+    if (!ok) {
+      finished_ = true;
+      Finish(grpc::Status::OK);
+    } else if (next_.has_value()) {
+      WriteNext();
+    }
+  }
+
+  void OnCancel() override { End(); }
+
+  void OnDone() override {
+    service_.Forget(this);
+    self_.reset();
+  }
+
+ private:
+  void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    current_ = *std::exchange(next_, std::nullopt);
+    writing_ = true;
+    StartWrite(&current_);
+  }
+
+  WorkerService& service_;
+  std::shared_ptr<AttachReactor> self_;
+  absl::Mutex mu_;
+  std::optional<v1::WorkerStatus> next_ ABSL_GUARDED_BY(mu_);
+  v1::WorkerStatus current_;  // Being written.
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  bool finished_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+// One launch: reads frames, asks the engine, writes frames. Owns itself until the stream ends,
+// which is not before the engine has answered.
+class WorkerService::ExecuteReactor final
+    : public grpc::ServerBidiReactor<v1::ExecuteFrame, v1::ExecuteFrame> {
+ public:
+  ExecuteReactor(Engine& engine, int64_t max_bytes) : engine_(engine), max_bytes_(max_bytes) {}
+
+  void Begin(std::shared_ptr<ExecuteReactor> self) {
+    self_ = std::move(self);
+    StartRead(&in_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return Launch();
+    if (absl::Status s = Take(); !s.ok()) return Finish(ToWire(s));
+    StartRead(&in_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the router went away"));
+    WriteNext();
+  }
+
+  void OnCancel() override { cancel_->Cancel(); }
+  void OnDone() override { self_.reset(); }
+
+ private:
+  absl::Status Take() {
+    if (in_.has_call() == header_.has_value()) {
+      return absl::InvalidArgumentError("frame: expected one header, first");
+    }
+    if (in_.has_call()) {
+      header_ = std::move(*in_.mutable_call());
+      if (absl::Status s = reader_.Announce(header_->tensors(), max_bytes_); !s.ok()) return s;
+    }
+    return reader_.Append(in_);
+  }
+
+  absl::StatusOr<EngineCall> MakeCall() {
+    if (!header_.has_value()) return absl::InvalidArgumentError("frame: no header came");
+    absl::StatusOr<NamedTensors> tensors = reader_.Finish();
+    if (!tensors.ok()) return tensors.status();
+    EngineCall call;
+    call.request.op = header_->op();
+    call.request.inputs = *std::move(tensors);
+    call.request.kernel = header_->kernel();
+    for (const auto& [name, value] : header_->attributes()) {
+      std::optional<AttrValue> attribute = FromWire(value);
+      if (!attribute.has_value()) {
+        return absl::InvalidArgumentError(absl::StrCat("frame: attribute ", name, ": no value"));
+      }
+      call.request.attributes.Set(name, *std::move(attribute));
+    }
+    call.priority = header_->priority();
+    call.cancel = cancel_;
+    return call;
+  }
+
+  void Launch() {
+    absl::StatusOr<EngineCall> call = MakeCall();
+    if (!call.ok()) return Finish(ToWire(call.status()));
+    if (!header_->compare()) {
+      engine_.Evaluate(*std::move(call),
+                       [this](absl::StatusOr<EngineResult> result) { Answer(std::move(result)); });
+      return;
+    }
+    absl::StatusOr<RandomCompare> random = FromWire(header_->random());
+    if (!random.ok()) return Finish(ToWire(random.status()));
+    engine_.Compare(*std::move(call), header_->has_random() ? &*random : nullptr,
+                    [this](absl::StatusOr<NumericsReport> report) { Answer(std::move(report)); });
+  }
+
+  void Answer(absl::StatusOr<EngineResult> result) {
+    if (!result.ok()) return Finish(ToWire(result.status()));
+    const Evaluation& evaluation = result->evaluation;
+    v1::ExecuteFrame first;
+    v1::LaunchResult* header = first.mutable_result();
+    AnnounceTensors(evaluation.outputs, header->mutable_tensors());
+    header->set_kernel(evaluation.kernel);
+    header->set_device(evaluation.device);
+    header->set_compute_ns(absl::ToInt64Nanoseconds(evaluation.compute));
+    Write(std::move(first), evaluation.outputs);
+  }
+
+  void Answer(absl::StatusOr<NumericsReport> report) {
+    if (!report.ok()) return Finish(ToWire(report.status()));
+    v1::ExecuteFrame first;
+    ToWire(*report, first.mutable_report());
+    Write(std::move(first), {});
+  }
+
+  void Write(v1::ExecuteFrame first, const NamedTensors& tensors) {
+    absl::StatusOr<FrameWriter> writer = FrameWriter::Create(std::move(first), tensors);
+    if (!writer.ok()) return Finish(ToWire(writer.status()));
+    writer_ = *std::move(writer);
+    WriteNext();
+  }
+
+  void WriteNext() {
+    writer_->Next(&out_);
+    if (writer_->done()) {
+      StartWriteAndFinish(&out_, grpc::WriteOptions(), grpc::Status::OK);
+    } else {
+      StartWrite(&out_);
+    }
+  }
+
+  Engine& engine_;
+  const int64_t max_bytes_;
+  std::shared_ptr<ExecuteReactor> self_;
+  const std::shared_ptr<CancelToken> cancel_ = std::make_shared<CancelToken>();
+  std::optional<v1::LaunchCall> header_;
+  FrameReader reader_;
+  std::optional<FrameWriter> writer_;
+  v1::ExecuteFrame in_;
+  v1::ExecuteFrame out_;
+};
+
+WorkerService::WorkerService(Engine& engine, std::string device, int64_t max_launch_bytes)
+    : engine_(engine), device_(std::move(device)), max_launch_bytes_(max_launch_bytes) {}
+
+WorkerService::~WorkerService() = default;
+
+v1::WorkerStatus WorkerService::Status(bool draining) const {
+  v1::WorkerStatus status;
+  status.set_version(std::string(kVersion));
+  status.set_device(device_);
+  status.set_draining(draining);
+  for (const Operator* op : engine_.registry().operators()) {
+    v1::OperatorKernels* kernels = status.add_operators();
+    kernels->set_op(op->spec.id());
+    for (const Engine::KernelName& kernel : engine_.KernelsOf(op->spec.id())) {
+      v1::KernelDescription* description = kernels->add_kernels();
+      description->set_name(kernel.name);
+      description->set_device(kernel.device);
+    }
+  }
+  return status;
+}
+
+void WorkerService::SetDraining() {
+  absl::MutexLock lock(&mu_);
+  draining_ = true;
+  for (AttachReactor* reactor : attached_) reactor->Push(Status(true));
+}
+
+void WorkerService::Detach() {
+  absl::MutexLock lock(&mu_);
+  for (AttachReactor* reactor : attached_) reactor->End();
+}
+
+void WorkerService::Forget(AttachReactor* reactor) {
+  absl::MutexLock lock(&mu_);
+  attached_.erase(reactor);
+}
+
+grpc::ServerWriteReactor<v1::WorkerStatus>* WorkerService::Attach(
+    grpc::CallbackServerContext* context, const v1::AttachRequest* request) {
+  auto reactor = std::make_shared<AttachReactor>(*this);
+  AttachReactor* const raw = reactor.get();
+  raw->Keep(std::move(reactor));
+  absl::MutexLock lock(&mu_);
+  attached_.insert(raw);
+  raw->Push(Status(draining_));
+  return raw;
+}
+
+grpc::ServerBidiReactor<v1::ExecuteFrame, v1::ExecuteFrame>* WorkerService::Execute(
+    grpc::CallbackServerContext* context) {
+  auto reactor = std::make_shared<ExecuteReactor>(engine_, max_launch_bytes_);
+  ExecuteReactor* const raw = reactor.get();
+  raw->Begin(std::move(reactor));
+  return raw;
+}
+
+}  // namespace attnd
