@@ -1,1 +1,134 @@
-// Placeholder.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cores/linear_recurrent.h"
+#include "kernels/primitives/cpu/gemm.h"
+#include "kernels/primitives/cpu/parallel.h"
+#include "kernels/primitives/cpu/vector_math.h"
+
+namespace attnd::cpu {
+namespace {
+
+// One head of one sequence, from its first token to its last.
+class HeadWalk {
+ public:
+  HeadWalk(const LinearRecurrentCall& call, const Sequence& sequence, int64_t head)
+      : call_(call),
+        sequence_(sequence),
+        head_(head),
+        heads_(call.o.dim(2)),
+        K_(call.q.dim(3)),
+        V_(call.v.dim(3)),
+        q_(scratch_.Take<float>(kChunk * K_)),
+        k_(scratch_.Take<float>(kChunk * K_)),
+        v_(scratch_.Take<float>(kChunk * V_)),
+        y_(scratch_.Take<float>(kChunk * V_)),
+        weights_(scratch_.Take<float>(kChunk * kChunk)),
+        decayed_(scratch_.Take<float>(kChunk * K_)),
+        transposed_(scratch_.Take<float>(kChunk * K_)),
+        state_(scratch_.Take<float>(K_ * V_)),
+        z_(scratch_.Take<float>(K_)),
+        dots_(scratch_.Take<float>(kChunk)),
+        decay_(call.decay, call.g, heads_, head, K_,
+               scratch_.Take<float>(ChunkDecay::MemorySize(call.decay, K_))) {}
+
+  void Run() {
+    const int64_t slot = sequence_.state * heads_ + head_;
+    LoadState(call_.initial_state, slot, K_ * V_, state_);
+    if (normalises()) LoadState(call_.initial_z, slot, K_, z_);
+    for (int64_t begin = 0; begin < sequence_.length; begin += kChunk) {
+      Chunk(begin, std::min(kChunk, sequence_.length - begin));
+    }
+    std::memcpy(call_.final_state.data<float>() + slot * K_ * V_, state_, Bytes(K_ * V_));
+    if (normalises()) std::memcpy(call_.final_z.data<float>() + slot * K_, z_, Bytes(K_));
+  }
+
+ private:
+  static size_t Bytes(int64_t floats) { return static_cast<size_t>(floats) * sizeof(float); }
+
+  static void LoadState(const Tensor& initial, int64_t slot, int64_t size, float* state) {
+    if (initial.defined()) {
+      std::memcpy(state, initial.data<float>() + slot * size, Bytes(size));
+    } else {
+      std::fill(state, state + size, 0.0f);
+    }
+  }
+
+  bool normalises() const { return call_.final_z.defined(); }
+
+  void LoadChunk(int64_t begin, int64_t count) {
+    const int64_t token = sequence_.begin + begin;
+    LoadHeadRows(call_.q, sequence_.row, token, count, head_, heads_, q_);
+    LoadHeadRows(call_.k, sequence_.row, token, count, head_, heads_, k_);
+    LoadHeadRows(call_.v, sequence_.row, token, count, head_, heads_, v_);
+    ApplyRows(call_.feature_map, q_, count, K_);
+    ApplyRows(call_.feature_map, k_, count, K_);
+    if (call_.turn) {
+      call_.turn(sequence_, begin, count, q_);
+      call_.turn(sequence_, begin, count, k_);
+    }
+    ScaleRow(q_, static_cast<float>(call_.scale), count * K_);
+    if (call_.value_weight.defined()) {
+      const float* weight = call_.value_weight.data<float>() +
+                            (sequence_.row * call_.q.dim(1) + token) * heads_ + head_;
+      for (int64_t r = 0; r < count; ++r) ScaleRow(v_ + r * V_, weight[r * heads_], V_);
+    }
+    decay_.Load(sequence_.row, token, count);
+  }
+
+  void Chunk(int64_t begin, int64_t count) {
+    LoadChunk(begin, count);
+    decay_.Products(q_, k_, weights_);
+    Gemm(count, V_, count, weights_, kChunk, v_, V_, y_, V_, false);
+    decay_.SinceStart(q_, decayed_);
+    Gemm(count, V_, K_, decayed_, K_, state_, V_, y_, V_, true);
+    if (normalises()) {
+      for (int64_t r = 0; r < count; ++r) {
+        dots_[r] = DotRow(decayed_ + r * K_, z_, K_) + SumRow(weights_ + r * kChunk, r + 1);
+      }
+    }
+    if (call_.readout) {
+      call_.readout({sequence_, head_, begin, count, V_, normalises() ? dots_ : nullptr, y_});
+    }
+    StoreHeadRows(y_, call_.o, sequence_.row, sequence_.begin + begin, count, head_);
+
+    decay_.UntilEnd(k_, decayed_);
+    decay_.DecayState(state_, V_);
+    Transpose(count, K_, decayed_, K_, transposed_, kChunk);
+    Gemm(K_, V_, count, transposed_, kChunk, v_, V_, state_, V_, true);
+    if (normalises()) {
+      decay_.DecayState(z_, 1);
+      for (int64_t r = 0; r < count; ++r) AddRow(z_, decayed_ + r * K_, z_, K_);
+    }
+  }
+
+  const LinearRecurrentCall& call_;
+  const Sequence& sequence_;
+  const int64_t head_, heads_, K_, V_;
+  Scratch scratch_;
+  float *q_, *k_, *v_, *y_;
+  float* weights_;     // [count,kChunk]
+  float* decayed_;     // [count,K]
+  float* transposed_;  // [K,kChunk]
+  float *state_, *z_, *dots_;
+  ChunkDecay decay_;
+};
+
+}  // namespace
+
+bool FitsRecurrentCore(int64_t key_size, int64_t value_size) {
+  return key_size <= 1024 && value_size <= 1024;
+}
+
+absl::Status LinearRecurrent(const LinearRecurrentCall& call) {
+  const int64_t heads = call.o.dim(2);
+  const auto count = static_cast<int64_t>(call.sequences.size());
+  const double work = 8.0 * static_cast<double>(call.o.num_elements()) *
+                      static_cast<double>(call.q.dim(3) + kChunk);
+  ParallelFor(count * heads, work, [&](int64_t task) {
+    HeadWalk(call, call.sequences[static_cast<size_t>(task / heads)], task % heads).Run();
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace attnd::cpu

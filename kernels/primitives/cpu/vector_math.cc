@@ -162,14 +162,15 @@ void ExpDifference(const float* a, const float* b, float* out, int64_t n) {
   });
 }
 
-float DotExpDiff(const float* a, const float* b, const float* g, const float* h, int64_t n) {
+float DotDecayedRow(const float* a, const float* b, const float* gate, float* sum, int64_t n) {
   const F d;
-  V sum = hn::Zero(d);
+  V total = hn::Zero(d);
   ForRow(n, [&](int64_t i, int64_t count) {
-    const V e = SafeExp(hn::Sub(Load(g + i, count), Load(h + i, count)));
-    sum = hn::MulAdd(hn::Mul(Load(a + i, count), Load(b + i, count)), e, sum);
+    const V decay = hn::Add(Load(sum + i, count), Load(gate + i, count));
+    Store(decay, sum + i, count);
+    total = hn::MulAdd(hn::Mul(Load(a + i, count), Load(b + i, count)), SafeExp(decay), total);
   });
-  return hn::GetLane(hn::SumOfLanes(d, sum));
+  return hn::GetLane(hn::SumOfLanes(d, total));
 }
 
 float Sum(const float* x, int64_t n) {
@@ -238,7 +239,7 @@ HWY_EXPORT(Elu1InPlace);
 HWY_EXPORT(ReluInPlace);
 HWY_EXPORT(ExpShifted);
 HWY_EXPORT(ExpDifference);
-HWY_EXPORT(DotExpDiff);
+HWY_EXPORT(DotDecayedRow);
 HWY_EXPORT(Sum);
 HWY_EXPORT(Max);
 HWY_EXPORT(Dot);
@@ -285,8 +286,8 @@ void ExpDifferenceRow(const float* a, const float* b, float* out, int64_t n) {
   HWY_DYNAMIC_DISPATCH(ExpDifference)(a, b, out, n);
 }
 
-float DotExpDifference(const float* a, const float* b, const float* g, const float* h, int64_t n) {
-  return HWY_DYNAMIC_DISPATCH(DotExpDiff)(a, b, g, h, n);
+float DotDecayed(const float* a, const float* b, const float* gate, float* sum, int64_t n) {
+  return HWY_DYNAMIC_DISPATCH(DotDecayedRow)(a, b, gate, sum, n);
 }
 
 float SumRow(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(Sum)(x, n); }

@@ -20,15 +20,10 @@ void ExpRow(float* x, int64_t n);
 float ExpShiftedRow(const float* x, float shift, float* out, int64_t n);
 // out = e^(a - b).
 void ExpDifferenceRow(const float* a, const float* b, float* out, int64_t n);
-// sum of a b e^(g - h).
-float DotExpDifference(const float* a, const float* b, const float* g, const float* h, int64_t n);
-
-// In place; NaN stays NaN.
-void TanhRow(float* x, int64_t n);
-void SigmoidRow(float* x, int64_t n);  // 1 / (1 + e^-x)
-void SiluRow(float* x, int64_t n);     // x / (1 + e^-x)
-void Elu1Row(float* x, int64_t n);     // x + 1 for x > 0, else e^x
-void ReluRow(float* x, int64_t n);     // max(x, 0)
+// sum += gate; returns the sum over the row of a b e^sum. Walking on from token to token this
+// weighs pairs by the decay between them without ever subtracting one prefix sum from another: -inf
+// stays exact.
+float DotDecayed(const float* a, const float* b, const float* gate, float* sum, int64_t n);
 
 float SumRow(const float* x, int64_t n);
 // -inf for an empty row; NaN if any is.
