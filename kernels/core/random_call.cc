@@ -247,7 +247,38 @@ class Attempt {
     return absl::OkStatus();
   }
 
+  // Shape of a chosen input.
+  absl::StatusOr<Dims> ShapeOf(size_t i) {
+    Dims shape;
+    for (const Expression& size : chosen_[i]->shapes[alternatives_[i]]) {
+      const absl::StatusOr<int64_t> value = size.EvaluateInt(draft_);
+      if (!value.ok() || *value < 0) return Unsatisfied(size.text());
+      shape.push_back(*value);
+    }
+    return shape;
+  }
+
+  // Whether the inputs fit the options' max_bytes, counted as they are drawn: in float64.
+  absl::Status CheckBytes() {
+    const int64_t limit = source_.options().max_bytes;
+    if (limit == 0) return absl::OkStatus();
+    int64_t room = limit;
+    for (size_t i = 0; i < chosen_.size(); ++i) {
+      absl::StatusOr<Dims> shape = ShapeOf(i);
+      if (!shape.ok()) return shape.status();
+      const absl::StatusOr<int64_t> bytes = CheckedByteSize(DType::kFloat64, *shape);
+      if (!bytes.ok() || *bytes > room) {
+        return absl::ResourceExhaustedError(absl::StrCat(
+            spec_.id(), ": ", chosen_[i]->name, ": random inputs of shape ", ToString(*shape),
+            " exceed the limit of ", limit, " bytes for all inputs"));
+      }
+      room -= *bytes;
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status DrawInputs() {
+    if (absl::Status s = CheckBytes(); !s.ok()) return s;
     for (size_t i = 0; i < chosen_.size(); ++i) {
       const Port& port = *chosen_[i];
       if (source_.request().inputs.contains(port.name)) continue;
@@ -256,13 +287,9 @@ class Attempt {
             port.name, DrawOffsets(*source_.dims().Find("T"), *source_.dims().Find("M"), source_));
         continue;
       }
-      Dims shape;
-      for (const Expression& size : port.shapes[alternatives_[i]]) {
-        const absl::StatusOr<int64_t> value = size.EvaluateInt(draft_);
-        if (!value.ok() || *value < 0) return Unsatisfied(size.text());
-        shape.push_back(*value);
-      }
-      absl::StatusOr<Tensor> tensor = DrawTensor(port, source_.options().dtype, shape, source_);
+      absl::StatusOr<Dims> shape = ShapeOf(i);
+      if (!shape.ok()) return shape.status();
+      absl::StatusOr<Tensor> tensor = DrawTensor(port, source_.options().dtype, *shape, source_);
       if (!tensor.ok()) return tensor.status();
       source_.request().inputs.Set(port.name, *std::move(tensor));
     }
