@@ -66,12 +66,13 @@ class Flags {
     Size("--max-message-bytes", config.max_message_bytes, "one gRPC message", 1 << 16);
     Size("--max-tensor-bytes", config.max_tensor_bytes, "one tensor on a stream", 1 << 16);
     Size("--max-call-bytes", config.max_call_bytes, "inputs and outputs of one call", 1 << 16);
-    Size("--max-buffer-bytes", config.max_buffer_bytes, "gRPC buffers of all connections together",
-         1 << 20);
+    Size("--max-buffer-bytes", config.max_buffer_bytes,
+         "bytes received for calls that are not complete yet, all clients together", 1 << 20);
     Add("--max-streams", config.max_streams, "calls under way on one connection")
         ->check(CLI::Range(1, 1 << 20));
     Add("--max-sequences", config.max_sequences, "sequences whose state the server keeps")
         ->check(CLI::Range(0, 1 << 24));
+    Size("--max-sequence-bytes", config.max_sequence_bytes, "states of all sequences together", 0);
     Add("--sequence-idle-seconds", config.sequence_idle_seconds,
         "idle time after which a sequence's state is dropped")
         ->check(CLI::Range(0.001, 1e9));

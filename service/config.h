@@ -46,6 +46,7 @@ struct Config {
 
   double sequence_idle_seconds = 600;
   int max_sequences = 10000;
+  int64_t max_sequence_bytes = int64_t{4} << 30;
 
   double drain_seconds = 30;
   int drain_notice_ms = 250;

@@ -18,6 +18,27 @@ namespace {
 
 constexpr int kCpu = -1;
 
+// A report on random inputs is a check of arithmetic; nobody needs it on more.
+constexpr int64_t kMaxRandomDim = int64_t{1} << 20;
+constexpr int64_t kMaxRandomBytes = int64_t{1} << 30;
+
+absl::StatusOr<CallRequest> DrawCall(const Operator& op, const CompareJob& job) {
+  for (const auto& [symbol, size] : job.draw.dims) {
+    if (size < 0 || size > kMaxRandomDim) {
+      return absl::InvalidArgumentError(absl::StrCat(op.spec.id(), ": random.dims: ", symbol,
+                                                     ": given ", size, ", expected 0 to ",
+                                                     kMaxRandomDim));
+    }
+  }
+  absl::StatusOr<CallRequest> drawn = RandomCall(op, {.seed = job.draw.seed,
+                                                      .dtype = job.draw.dtype,
+                                                      .dims = job.draw.dims,
+                                                      .attributes = job.request.attributes,
+                                                      .max_bytes = kMaxRandomBytes});
+  if (drawn.ok()) drawn->kernel = job.request.kernel;
+  return drawn;
+}
+
 // The ordinal of the GPU to use, or kCpu.
 absl::StatusOr<int> ChooseDevice(const std::string& device) {
   if (device == "cpu") return kCpu;
@@ -105,24 +126,12 @@ absl::StatusOr<Evaluation> LocalWorker::Execute(int slot, const Operator& op, co
 
 absl::StatusOr<NumericsReport> LocalWorker::Compare(int slot, const Operator& op,
                                                     const CompareJob& job) {
-  const CallRequest* request = &job.request;
-  CallRequest drawn;
-  DType dtype = job.draw.dtype;
-  if (job.random) {
-    absl::StatusOr<CallRequest> random = RandomCall(op, {.seed = job.draw.seed,
-                                                         .dtype = job.draw.dtype,
-                                                         .dims = job.draw.dims,
-                                                         .attributes = job.request.attributes});
-    if (!random.ok()) return random.status();
-    drawn = *std::move(random);
-    drawn.kernel = job.request.kernel;
-    request = &drawn;
-  } else {
-    absl::StatusOr<BoundCall> bound = Bind(op.spec, job.request);
-    if (!bound.ok()) return bound.status();
-    dtype = bound->dtype();
-  }
-  Backend& backend = dtype == DType::kFloat64 ? *cpu_ : BackendOf(slot);
+  absl::StatusOr<CallRequest> request = job.request;
+  if (job.random) request = DrawCall(op, job);
+  if (!request.ok()) return request.status();
+  absl::StatusOr<BoundCall> bound = Bind(op.spec, *request);
+  if (!bound.ok()) return bound.status();
+  Backend& backend = bound->dtype() == DType::kFloat64 ? *cpu_ : BackendOf(slot);
   return attnd::Compare(op, backend, *cpu_, *request);
 }
 

@@ -1,0 +1,53 @@
+// The gRPC server of a process: its services, health, reflection and limits.
+#ifndef ATTND_SERVICE_GRPC_SERVER_H_
+#define ATTND_SERVICE_GRPC_SERVER_H_
+
+#include <grpcpp/server.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "service/metrics/rpc_metrics.h"
+
+namespace attnd {
+
+struct GrpcServerOptions {
+  std::string address = "0.0.0.0";
+  int port = 8001;  // 0: a free one.
+  int64_t max_message_bytes = int64_t{64} << 20;
+  int64_t max_buffer_bytes = int64_t{8} << 30;
+  int max_streams = 1024;
+};
+
+class GrpcServer {
+ public:
+  // The services and metrics must outlive the server. UNAVAILABLE if the port is taken: two servers
+  // never share one.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
+      const GrpcServerOptions& options, RpcMetrics& metrics,
+      const std::vector<grpc::Service*>& services, std::vector<std::string> health_names);
+  ~GrpcServer();
+
+  int port() const { return port_; }
+
+  // What grpc.health.v1 tells for "" and for every service by its name.
+  void SetServing(bool serving);
+
+  // Takes no more RPCs; ends those still under way after `patience`. Returns when all have ended.
+  void Shutdown(absl::Duration patience);
+
+ private:
+  explicit GrpcServer(std::vector<std::string> health_names)
+      : health_names_(std::move(health_names)) {}
+
+  const std::vector<std::string> health_names_;
+  std::unique_ptr<grpc::Server> server_;
+  int port_ = 0;
+};
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_GRPC_SERVER_H_

@@ -1,0 +1,221 @@
+#include "service/process.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "prometheus/registry.h"
+#include "service/grpc_server.h"
+#include "service/log.h"
+#include "service/metrics/engine_metrics.h"
+#include "service/metrics/http_server.h"
+#include "service/metrics/process_metrics.h"
+#include "service/metrics/rpc_metrics.h"
+#include "service/metrics/snapshot_metrics.h"
+#include "service/metrics/status_page.h"
+#include "service/router/router_engine.h"
+#include "service/rpc/services.h"
+#include "service/session/sequence_store.h"
+#include "service/version.h"
+#include "service/worker/local_worker.h"
+#include "service/worker/remote_worker.h"
+#include "service/worker/worker_service.h"
+
+namespace attnd {
+namespace {
+
+// How often health follows the engine's readiness.
+constexpr absl::Duration kHealthPeriod = absl::Milliseconds(100);
+
+EngineOptions MakeEngineOptions(const Config& config) {
+  return {.queue = {.max_calls = static_cast<size_t>(config.queue_calls),
+                    .max_bytes = config.queue_bytes,
+                    .max_batch_calls = static_cast<size_t>(config.max_batch_calls),
+                    .max_batch_bytes = config.max_batch_bytes},
+          .max_call_bytes = config.max_call_bytes};
+}
+
+absl::StatusOr<std::vector<std::unique_ptr<WorkerLink>>> MakeWorkers(const Config& config,
+                                                                     Registry& registry) {
+  std::vector<std::unique_ptr<WorkerLink>> workers;
+  for (const std::string& target : config.workers) {
+    workers.push_back(std::make_unique<RemoteWorker>(
+        RemoteWorkerOptions{.target = target,
+                            .streams = config.worker_streams,
+                            .max_result_bytes = config.max_call_bytes + config.max_batch_bytes}));
+  }
+  if (config.mode == Mode::kRouter) return workers;
+  absl::StatusOr<std::unique_ptr<LocalWorker>> local =
+      LocalWorker::Create({.device = config.device,
+                           .executors = config.executors,
+                           .cpu_threads = config.cpu_threads,
+                           .memory_limit_bytes = config.memory_limit},
+                          registry);
+  if (!local.ok()) return local.status();
+  workers.push_back(*std::move(local));
+  return workers;
+}
+
+// Appears whole or not at all, so that a reader never sees half of it.
+absl::Status WritePortFile(const std::string& path, int grpc_port, int metrics_port) {
+  const nlohmann::json ports = {
+      {"grpc", grpc_port}, {"metrics", metrics_port}, {"pid", static_cast<int64_t>(getpid())}};
+  const std::string unfinished = absl::StrCat(path, ".new");
+  std::ofstream file(unfinished);
+  file << ports.dump() << "\n";
+  file.close();
+  if (!file || std::rename(unfinished.c_str(), path.c_str()) != 0) {
+    return absl::UnavailableError(absl::StrCat("cannot write --port-file ", path));
+  }
+  return absl::OkStatus();
+}
+
+// Everything that a process owns, in the order in which it must go.
+class Process {
+ public:
+  explicit Process(const Config& config)
+      : config_(config), metrics_registry_(std::make_shared<prometheus::Registry>()) {}
+
+  absl::Status Start() {
+    RegisterAllOperators(operators_);
+    absl::StatusOr<std::vector<std::unique_ptr<WorkerLink>>> workers =
+        MakeWorkers(config_, operators_);
+    if (!workers.ok()) return workers.status();
+    device_ = config_.mode == Mode::kRouter ? "" : workers->front()->device();
+    engine_metrics_ = std::make_unique<EngineMetrics>(*metrics_registry_, operators_);
+    engine_ = std::make_unique<RouterEngine>(operators_, MakeEngineOptions(config_),
+                                             *engine_metrics_, *std::move(workers));
+    rpc_metrics_ = std::make_unique<RpcMetrics>(*metrics_registry_);
+    MakeServices();
+    if (absl::Status s = Listen(); !s.ok()) return s;
+    engine_->Start();
+    LogStart();
+    if (config_.port_file.empty()) return absl::OkStatus();
+    return WritePortFile(config_.port_file, grpc_->port(), http_ == nullptr ? -1 : http_->port());
+  }
+
+  // Health follows the engine until the signal comes.
+  void Serve(const StopSignal& stop) {
+    bool serving = false;
+    do {
+      if (engine_->ready() != serving) {
+        serving = !serving;
+        grpc_->SetServing(serving);
+        Log(serving ? LogLevel::kInfo : LogLevel::kWarn, serving ? "serving" : "not serving");
+      }
+    } while (!stop.Wait(kHealthPeriod));
+  }
+
+  void Drain() {
+    const absl::Time end = absl::Now() + absl::Seconds(config_.drain_seconds);
+    Log(LogLevel::kInfo, "draining", {{"seconds", config_.drain_seconds}});
+    grpc_->SetServing(false);
+    if (worker_service_ != nullptr) worker_service_->SetDraining();
+    // Balancers and routers need a moment to hear it; until then what they send is still done.
+    absl::SleepFor(absl::Milliseconds(config_.drain_notice_ms));
+    const bool finished = engine_->Drain(end - absl::Now());
+    if (worker_service_ != nullptr) worker_service_->Detach();
+    // Answers are on their way; open streams that wait for nothing are cut.
+    const absl::Duration left = finished ? absl::Seconds(1) : absl::ZeroDuration();
+    grpc_->Shutdown(left);
+    Log(finished ? LogLevel::kInfo : LogLevel::kWarn, "stopped", {{"all_answered", finished}});
+  }
+
+ private:
+  void MakeServices() {
+    if (config_.mode == Mode::kWorker) {
+      auto service = std::make_unique<WorkerService>(
+          *engine_, device_, config_.max_call_bytes + config_.max_batch_bytes);
+      worker_service_ = service.get();
+      services_.push_back(std::move(service));
+      health_names_ = {"attnd.v1.Worker"};
+      return;
+    }
+    const RpcLimits limits = {.max_message_bytes = config_.max_message_bytes,
+                              .max_tensor_bytes = config_.max_tensor_bytes,
+                              .max_call_bytes = config_.max_call_bytes,
+                              .max_buffer_bytes = config_.max_buffer_bytes};
+    sequences_ = std::make_unique<SequenceStore>(
+        SequenceLimits{.idle = absl::Seconds(config_.sequence_idle_seconds),
+                       .max_sequences = static_cast<size_t>(config_.max_sequences),
+                       .max_bytes = config_.max_sequence_bytes});
+    services_.push_back(MakeOperatorsService(*engine_, limits));
+    services_.push_back(MakeInferenceService(*engine_, *sequences_, limits, std::string(kVersion)));
+    health_names_ = {"attnd.v1.Operators", "inference.GRPCInferenceService"};
+  }
+
+  absl::Status Listen() {
+    std::vector<grpc::Service*> services;
+    for (const auto& service : services_) services.push_back(service.get());
+    absl::StatusOr<std::unique_ptr<GrpcServer>> grpc =
+        GrpcServer::Start({.address = config_.address,
+                           .port = config_.port,
+                           .max_message_bytes = config_.max_message_bytes,
+                           .max_buffer_bytes = config_.max_buffer_bytes,
+                           .max_streams = config_.max_streams},
+                          *rpc_metrics_, services, health_names_);
+    if (!grpc.ok()) return grpc.status();
+    grpc_ = *std::move(grpc);
+    if (config_.metrics_port < 0) return absl::OkStatus();
+    const std::string mode(Name(config_.mode));
+    absl::StatusOr<std::unique_ptr<HttpServer>> http = HttpServer::Start(
+        config_.address, config_.metrics_port,
+        MakeStatusPages(*engine_, mode,
+                        {metrics_registry_, std::make_shared<SnapshotMetrics>(*engine_),
+                         std::make_shared<ProcessMetrics>(mode)}));
+    if (!http.ok()) return http.status();
+    http_ = *std::move(http);
+    return absl::OkStatus();
+  }
+
+  void LogStart() const {
+    Log(LogLevel::kInfo, "listening",
+        {{"mode", Name(config_.mode)},
+         {"version", kVersion},
+         {"address", config_.address},
+         {"grpc_port", grpc_->port()},
+         {"metrics_port", http_ == nullptr ? -1 : http_->port()},
+         {"device", device_},
+         {"workers", absl::StrJoin(config_.workers, ",")},
+         {"operators", operators_.operators().size()},
+         {"max_message_bytes", config_.max_message_bytes},
+         {"queue_calls", config_.queue_calls},
+         {"max_batch_calls", config_.max_batch_calls}});
+  }
+
+  const Config& config_;
+  Registry operators_;
+  const std::shared_ptr<prometheus::Registry> metrics_registry_;
+  std::unique_ptr<EngineMetrics> engine_metrics_;
+  std::unique_ptr<RpcMetrics> rpc_metrics_;
+  std::string device_;
+  std::unique_ptr<SequenceStore> sequences_;
+  std::unique_ptr<RouterEngine> engine_;
+  std::vector<std::unique_ptr<grpc::Service>> services_;
+  std::vector<std::string> health_names_;
+  WorkerService* worker_service_ = nullptr;  // One of the services, in a worker.
+  std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<HttpServer> http_;
+};
+
+}  // namespace
+
+int RunProcess(const Config& config, const StopSignal& stop) {
+  Process process(config);
+  if (absl::Status s = process.Start(); !s.ok()) {
+    Log(LogLevel::kError, "cannot start", {{"error", s.message()}});
+    return 1;
+  }
+  process.Serve(stop);
+  process.Drain();
+  return 0;
+}
+
+}  // namespace attnd
