@@ -4,6 +4,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "kernels/core/binder.h"
 #include "kernels/core/coerce.h"
 #include "kernels/core/nearest.h"
@@ -283,6 +284,11 @@ absl::Status Binder::BindSizes() {
       call_.dims_.Set("M", call_.dim("B"));
       bound_by_.Set("M", "the batch");
     }
+  }
+  // What an absent input would have held has size zero.
+  for (absl::string_view symbol :
+       absl::StrSplit(spec_.text().may_be_zero, ' ', absl::SkipEmpty())) {
+    if (!call_.dims_.contains(symbol)) call_.dims_.Set(symbol, 0);
   }
   return absl::OkStatus();
 }

@@ -50,8 +50,8 @@ struct Function {
   size_t most_arguments;
 };
 
-constexpr Function kFunctions[] = {
-    {"max", 1, 8}, {"min", 1, 8}, {"ceil_div", 2, 2}, {"sqrt", 1, 1}, {"length", 1, 1}};
+constexpr Function kFunctions[] = {{"max", 1, 8},  {"min", 1, 8},    {"ceil_div", 2, 2},
+                                   {"sqrt", 1, 1}, {"length", 1, 1}, {"select", 3, 3}};
 
 // Recursive descent, one method per level of the grammar.
 class Parser {
@@ -362,6 +362,11 @@ absl::StatusOr<AttrValue> Logic(const Node& node, const Environment& environment
 }
 
 absl::StatusOr<AttrValue> CallFunction(const Node& node, const Environment& environment) {
+  if (node.name == "select") {
+    const absl::StatusOr<bool> first = Truth(*node.children[0], environment);
+    if (!first.ok()) return first.status();
+    return Evaluate(*node.children[*first ? 1 : 2], environment);
+  }
   std::vector<AttrValue> arguments;
   for (const NodePtr& child : node.children) {
     absl::StatusOr<AttrValue> value = Evaluate(*child, environment);

@@ -58,7 +58,7 @@ struct SchemaText {
   std::vector<std::string> outputs;
   std::vector<std::string> derived;
   std::vector<std::string> rules;
-  // Symbols whose size may be zero, beside T: "S P E".
+  // Symbols whose size may be zero, beside T: "S P E". Zero too if no given input has them.
   std::string may_be_zero;
   // False where the packed layout is more than a cut along T (the operator handles it itself).
   bool packed_by_sequence = true;

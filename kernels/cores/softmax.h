@@ -23,10 +23,10 @@ namespace attnd::cpu {
 
 // Where a tile of queries stands. Queries and keys are numbered from 0 within the sequence.
 struct SoftmaxPlace {
-  int64_t row;       // Batch row.
+  int64_t row;       // Batch row of the queries.
   int64_t sequence;  // Index of the sequence in the call.
   int64_t head;      // Query head.
-  int64_t queries;   // Of the sequence.
+  int64_t queries;   // How many the sequence has.
   int64_t keys;
 };
 
@@ -45,7 +45,7 @@ class SoftmaxRule {
 
   virtual ~SoftmaxRule() = default;
 
-  // Length of the tile of queries that begins at `begin`, in [1, kMaxQueries].
+  // Length of the tile of queries that begins at `begin`, in [1, kMaxQueries]; the same for every head.
   virtual int64_t TileLength(const SoftmaxPlace& place, int64_t begin) const;
 
   // Visits the keys that some query of [begin, begin + count) attends to, as disjoint runs in ascending
@@ -98,14 +98,14 @@ struct SoftmaxCall {
   Tensor o;      // [B,T,H,V]
   Tensor lse;    // float32 [B,T,H], or undefined.
   Tensor sinks;  // float32 [H], or undefined.
-  // The sequences of q: packed ones cut k and v alike (S = T); otherwise each has all keys of its row.
-  absl::Span<const Sequence> sequences;
-  bool packed = false;
+  // Queries and keys of each sequence: as many of one as of the other, in the same order.
+  absl::Span<const Sequence> queries;
+  absl::Span<const Sequence> keys;
   double scale = 1;
   double softcap = 0;
   const SoftmaxRule* rule = nullptr;
-  // Orders in which the rule numbers queries and keys: number i is token order[i] of the sequence. Empty:
-  // as they stand. Not with packed sequences.
+  // Orders in which the rule numbers queries and keys: number i is token order[i] of its sequence. Empty:
+  // as they stand.
   absl::Span<const int64_t> query_order;
   absl::Span<const int64_t> key_order;
 };
@@ -113,16 +113,6 @@ struct SoftmaxCall {
 // Float32 inside; the order of sums is a function of the sequence alone. RESOURCE_EXHAUSTED if memory does
 // not suffice.
 absl::Status Softmax(Backend& backend, const SoftmaxCall& call);
-
-// Rows of the streaming softmax; exposed for tests.
-//   s_j -> exp(s_j - shift) in place, returns their sum. shift is finite.
-float ExpRow(float* s, int64_t n, float shift);
-// Largest of s_j; NaN entries may be skipped. -inf for n = 0.
-float MaxRow(const float* s, int64_t n);
-// s_j -> cap tanh(s_j / cap) in place.
-void SoftcapRow(float* s, int64_t n, float cap);
-// x_i -> factor x_i in place.
-void ScaleRow(float* x, int64_t n, float factor);
 
 }  // namespace attnd::cpu
 

@@ -34,12 +34,20 @@ Array Combine(BinaryOp op, const Array& a, const Array& b) {
   return Combine(op, a.tensor().dtype(), a, b);
 }
 
+// A constant in the type of `like`, which need not be the compute type.
+Array Constant(const Array& like, double value) {
+  Composer& c = *like.composer();
+  Array out = c.Empty(like.tensor().dtype(), {1});
+  if (out.defined()) c.backend().Fill(value, out.tensor());
+  return out;
+}
+
 Array Combine(BinaryOp op, const Array& a, double b) {
-  return Usable(a) ? Combine(op, a, a.composer()->Scalar(b)) : Array();
+  return Usable(a) ? Combine(op, a, Constant(a, b)) : Array();
 }
 
 Array Combine(BinaryOp op, double a, const Array& b) {
-  return Usable(b) ? Combine(op, b.composer()->Scalar(a), b) : Array();
+  return Usable(b) ? Combine(op, Constant(b, a), b) : Array();
 }
 
 Array Reduced(ReduceOp op, const Array& x, int axis) {
@@ -153,7 +161,7 @@ Array Where(const Array& condition, const Array& a, const Array& b) {
 }
 
 Array Where(const Array& condition, const Array& a, double b) {
-  return Usable(a) ? Where(condition, a, a.composer()->Scalar(b)) : Array();
+  return Usable(a) ? Where(condition, a, Constant(a, b)) : Array();
 }
 
 Array Apply(UnaryOp op, const Array& x) {

@@ -25,6 +25,13 @@ void ExpDifferenceRow(const float* a, const float* b, float* out, int64_t n);
 // stays exact.
 float DotDecayed(const float* a, const float* b, const float* gate, float* sum, int64_t n);
 
+// In place; NaN stays NaN.
+void TanhRow(float* x, int64_t n);
+void SigmoidRow(float* x, int64_t n);  // 1 / (1 + e^-x)
+void SiluRow(float* x, int64_t n);     // x / (1 + e^-x)
+void Elu1Row(float* x, int64_t n);     // x + 1 for x > 0, else e^x
+void ReluRow(float* x, int64_t n);     // max(x, 0)
+
 float SumRow(const float* x, int64_t n);
 // -inf for an empty row; NaN if any is.
 float MaxRow(const float* x, int64_t n);

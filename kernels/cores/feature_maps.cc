@@ -1,0 +1,89 @@
+#include "kernels/cores/feature_maps.h"
+
+#include <cstdlib>
+#include <iostream>
+
+#include "kernels/primitives/cpu/vector_math.h"
+
+namespace attnd {
+namespace {
+
+// Keeps a ReLU feature from being zero in every channel (Wu et al., "Flowformer", 2022).
+constexpr double kReluFloor = 1e-6;
+
+}  // namespace
+
+FeatureMap FeatureMapFromName(absl::string_view name) {
+  if (name == "identity") return FeatureMap::kIdentity;
+  if (name == "elu1") return FeatureMap::kElu1;
+  if (name == "relu") return FeatureMap::kRelu;
+  if (name == "relu2") return FeatureMap::kRelu2;
+  if (name == "relu_eps") return FeatureMap::kReluEps;
+  if (name == "silu") return FeatureMap::kSilu;
+  if (name == "exp") return FeatureMap::kExp;
+  if (name == "sigmoid") return FeatureMap::kSigmoid;
+  if (name == "softmax") return FeatureMap::kSoftmax;
+  std::cerr << "attnd: bug: there is no feature map '" << name << "'" << std::endl;
+  std::abort();
+}
+
+Array Apply(FeatureMap map, const Array& x) {
+  switch (map) {
+    case FeatureMap::kIdentity:
+      return x;
+    case FeatureMap::kElu1:
+      return Apply(UnaryOp::kElu1, x);
+    case FeatureMap::kRelu:
+      return Apply(UnaryOp::kRelu, x);
+    case FeatureMap::kRelu2:
+      return Apply(UnaryOp::kSquare, Apply(UnaryOp::kRelu, x));
+    case FeatureMap::kReluEps:
+      return Apply(UnaryOp::kRelu, x) + kReluFloor;
+    case FeatureMap::kSilu:
+      return Silu(x);
+    case FeatureMap::kExp:
+      return Exp(x);
+    case FeatureMap::kSigmoid:
+      return Sigmoid(x);
+    case FeatureMap::kSoftmax:
+      return Softmax(x);
+  }
+  return x;
+}
+
+namespace cpu {
+
+void ApplyRows(FeatureMap map, float* rows, int64_t n_rows, int64_t width) {
+  const int64_t n = n_rows * width;
+  switch (map) {
+    case FeatureMap::kIdentity:
+      return;
+    case FeatureMap::kElu1:
+      return Elu1Row(rows, n);
+    case FeatureMap::kRelu:
+      return ReluRow(rows, n);
+    case FeatureMap::kRelu2:
+      ReluRow(rows, n);
+      return MulRow(rows, rows, rows, n);
+    case FeatureMap::kReluEps:
+      ReluRow(rows, n);
+      for (int64_t i = 0; i < n; ++i) rows[i] += static_cast<float>(kReluFloor);
+      return;
+    case FeatureMap::kSilu:
+      return SiluRow(rows, n);
+    case FeatureMap::kExp:
+      return ExpRow(rows, n);
+    case FeatureMap::kSigmoid:
+      return SigmoidRow(rows, n);
+    case FeatureMap::kSoftmax:
+      for (int64_t i = 0; i < n_rows; ++i) {
+        float* row = rows + i * width;
+        const float sum = ExpShiftedRow(row, MaxRow(row, width), row, width);
+        ScaleRow(row, 1 / sum, width);
+      }
+      return;
+  }
+}
+
+}  // namespace cpu
+}  // namespace attnd
