@@ -61,6 +61,9 @@ struct LinearRecurrentCall {
   std::function<void(const RecurrentReadout&)> readout;
 };
 
+// The parts that every operator of the family names alike: q, k, v, o, scale and the state.
+LinearRecurrentCall RecurrentCallOf(const BoundCall& call, const NamedTensors& outputs);
+
 // float32 inside. Heads and sequences run in parallel; a head's tokens in order.
 absl::Status LinearRecurrent(const LinearRecurrentCall& call);
 

@@ -120,6 +120,19 @@ bool FitsRecurrentCore(int64_t key_size, int64_t value_size) {
   return key_size <= 1024 && value_size <= 1024;
 }
 
+LinearRecurrentCall RecurrentCallOf(const BoundCall& call, const NamedTensors& outputs) {
+  LinearRecurrentCall core;
+  core.q = call.input("q");
+  core.k = call.input("k");
+  core.v = call.input("v");
+  core.o = *outputs.Find("o");
+  core.sequences = call.sequences();
+  core.scale = call.real("scale");
+  core.initial_state = call.input("initial_state");
+  core.final_state = *outputs.Find("final_state");
+  return core;
+}
+
 absl::Status LinearRecurrent(const LinearRecurrentCall& call) {
   const int64_t heads = call.o.dim(2);
   const auto count = static_cast<int64_t>(call.sequences.size());
