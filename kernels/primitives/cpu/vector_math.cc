@@ -145,45 +145,6 @@ void ReluInPlace(float* x, int64_t n) {
   MapInPlace(x, n, [](V v) { return KeepNaN(v, hn::Max(v, hn::Zero(F()))); });
 }
 
-// e^-|x| never overflows.
-HWY_INLINE V SigmoidOf(V x) {
-  const F d;
-  const V one = hn::Set(d, 1.0f);
-  const V e = SafeExp(hn::Neg(hn::Abs(x)));
-  return hn::Div(hn::IfThenElse(hn::Lt(x, hn::Zero(d)), e, one), hn::Add(one, e));
-}
-
-HWY_INLINE V KeepNaN(V x, V result) { return hn::IfThenElse(hn::IsNaN(x), x, result); }
-
-template <typename Function>
-HWY_INLINE void MapInPlace(float* x, int64_t n, Function f) {
-  ForRow(n, [=](int64_t i, int64_t count) { Store(f(Load(x + i, count)), x + i, count); });
-}
-
-void TanhInPlace(float* x, int64_t n) {
-  MapInPlace(x, n, [](V v) { return KeepNaN(v, hn::Tanh(F(), v)); });
-}
-
-void SigmoidInPlace(float* x, int64_t n) {
-  MapInPlace(x, n, [](V v) { return SigmoidOf(v); });
-}
-
-void SiluInPlace(float* x, int64_t n) {
-  MapInPlace(x, n, [](V v) { return hn::Mul(v, SigmoidOf(v)); });
-}
-
-void Elu1InPlace(float* x, int64_t n) {
-  MapInPlace(x, n, [](V v) {
-    const F d;
-    const auto positive = hn::Gt(v, hn::Zero(d));
-    return hn::IfThenElse(positive, hn::Add(v, hn::Set(d, 1.0f)), SafeExp(v));
-  });
-}
-
-void ReluInPlace(float* x, int64_t n) {
-  MapInPlace(x, n, [](V v) { return KeepNaN(v, hn::Max(v, hn::Zero(F()))); });
-}
-
 float ExpShifted(const float* x, float shift, float* out, int64_t n) {
   const F d;
   V sum = hn::Zero(d);
@@ -276,11 +237,6 @@ HWY_EXPORT(SigmoidInPlace);
 HWY_EXPORT(SiluInPlace);
 HWY_EXPORT(Elu1InPlace);
 HWY_EXPORT(ReluInPlace);
-HWY_EXPORT(TanhInPlace);
-HWY_EXPORT(SigmoidInPlace);
-HWY_EXPORT(SiluInPlace);
-HWY_EXPORT(Elu1InPlace);
-HWY_EXPORT(ReluInPlace);
 HWY_EXPORT(ExpShifted);
 HWY_EXPORT(ExpDifference);
 HWY_EXPORT(DotDecayedRow);
@@ -315,12 +271,6 @@ void StoreRow(const float* x, DType dtype, void* out, int64_t n) {
 }
 
 void ExpRow(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(Exp)(x, n); }
-
-void TanhRow(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(TanhInPlace)(x, n); }
-void SigmoidRow(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(SigmoidInPlace)(x, n); }
-void SiluRow(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(SiluInPlace)(x, n); }
-void Elu1Row(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(Elu1InPlace)(x, n); }
-void ReluRow(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(ReluInPlace)(x, n); }
 
 void TanhRow(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(TanhInPlace)(x, n); }
 void SigmoidRow(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(SigmoidInPlace)(x, n); }
