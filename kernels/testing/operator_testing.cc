@@ -59,7 +59,7 @@ CallRequest Random(absl::string_view op, const RandomOptions& options) {
   return request.ok() ? *std::move(request) : CallRequest{std::string(op), {}, {}, ""};
 }
 
-Evaluation Run(const CallRequest& request, Backend& backend) {
+Evaluation RunCall(const CallRequest& request, Backend& backend) {
   absl::StatusOr<Evaluation> result = Evaluate(Find(request.op), backend, request);
   EXPECT_TRUE(result.ok()) << result.status();
   return result.ok() ? *std::move(result) : Evaluation();

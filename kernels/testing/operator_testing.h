@@ -34,7 +34,7 @@ CallRequest Random(absl::string_view op, const RandomOptions& options);
 
 // Evaluates and fails the test on an error. The device's default kernel unless the request forces
 // one.
-Evaluation Run(const CallRequest& request, Backend& backend = Cpu());
+Evaluation RunCall(const CallRequest& request, Backend& backend = Cpu());
 Evaluation RunReference(const CallRequest& request);
 
 const Tensor& Output(const Evaluation& evaluation, absl::string_view name);
