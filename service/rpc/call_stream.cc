@@ -1,0 +1,93 @@
+#include "service/rpc/call_stream.h"
+
+namespace attnd {
+
+CallStream* CallStream::Start(Order order, int max_calls, Handler handler) {
+  auto stream = std::make_shared<CallStream>(order, max_calls, std::move(handler));
+  stream->self_ = stream;
+  stream->Proceed();
+  return stream.get();
+}
+
+void CallStream::OnReadDone(bool ok) {
+  Place place;
+  {
+    absl::MutexLock lock(&mu_);
+    reading_ = false;
+    if (ok && !finished_) {
+      place = pending_.emplace(pending_.end());
+    } else {
+      ok = false;
+      no_more_requests_ = true;
+    }
+  }
+  if (ok) {
+    grpc::ByteBuffer request;
+    request.Swap(&request_);
+    handler_(std::move(request), cancel_,
+             [self = self_, place](Answer answer) { self->OnAnswer(place, std::move(answer)); });
+  }
+  Proceed();
+}
+
+void CallStream::OnWriteDone(bool ok) {
+  {
+    absl::MutexLock lock(&mu_);
+    writing_ = false;
+    ready_.pop_front();
+    broken_ = broken_ || !ok;
+  }
+  Proceed();
+}
+
+void CallStream::OnAnswer(Place place, Answer answer) {
+  {
+    absl::MutexLock lock(&mu_);
+    place->answer = std::move(answer);
+    place->ready = true;
+    if (order_ == Order::kAsReady) {
+      ready_.splice(ready_.end(), pending_, place);
+    } else {
+      while (!pending_.empty() && pending_.front().ready) {
+        ready_.splice(ready_.end(), pending_, pending_.begin());
+      }
+    }
+  }
+  Proceed();
+}
+
+void CallStream::Proceed() {
+  const grpc::ByteBuffer* to_write = nullptr;
+  bool read = false;
+  bool finish = false;
+  grpc::Status status;
+  {
+    absl::MutexLock lock(&mu_);
+    if (finished_) return;
+    if (!writing_) {
+      if (!ready_.empty() && status_.ok()) status_ = ready_.front().answer.status;
+      if (!status_.ok() || broken_) {
+        cancel_->Cancel();
+        ready_.clear();
+      } else if (!ready_.empty()) {
+        writing_ = true;
+        to_write = &ready_.front().answer.message;
+      }
+    }
+    const bool ending = !status_.ok() || broken_;
+    if (!reading_ && !no_more_requests_ && !ending &&
+        pending_.size() + ready_.size() < max_calls_) {
+      read = reading_ = true;
+    }
+    // A read that is still out does not hold up an end for a reason: finishing ends it.
+    if (!writing_ && pending_.empty() && ready_.empty() && (ending || no_more_requests_)) {
+      finish = finished_ = true;
+      status = status_;
+    }
+  }
+  if (to_write != nullptr) StartWrite(to_write);
+  if (read) StartRead(&request_);
+  if (finish) Finish(status);
+}
+
+}  // namespace attnd

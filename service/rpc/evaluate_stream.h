@@ -1,0 +1,86 @@
+// One streamed evaluation: receives a call in chunks, runs it, sends the answer in chunks.
+#ifndef ATTND_SERVICE_RPC_EVALUATE_STREAM_H_
+#define ATTND_SERVICE_RPC_EVALUATE_STREAM_H_
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "kernels/core/attributes.h"
+#include "service/engine.h"
+#include "service/rpc/codec.h"
+#include "service/rpc/services.h"
+#include "service/rpc/wire.h"
+
+namespace attnd {
+
+// Bytes that all streams together may hold. Thread-safe.
+class ByteBudget {
+ public:
+  explicit ByteBudget(int64_t limit) : left_(limit) {}
+  bool Take(int64_t bytes) {
+    if (left_.fetch_sub(bytes) >= bytes) return true;
+    left_.fetch_add(bytes);
+    return false;
+  }
+  void Return(int64_t bytes) { left_.fetch_add(bytes); }
+
+ private:
+  std::atomic<int64_t> left_;
+};
+
+// Phases follow one another and only one operation is out at a time, so nothing here needs a lock:
+// header, data, evaluation, answer. The bytes of a tensor come in order and without gaps; those of
+// several tensors may alternate.
+class EvaluateStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  // The reactor to hand to gRPC. It owns itself until gRPC is done with it.
+  static EvaluateStream* Start(Engine& engine, const RpcLimits& limits, ByteBudget& budget,
+                               grpc::CallbackServerContext& context);
+  EvaluateStream(Engine& engine, const RpcLimits& limits, ByteBudget& budget,
+                 grpc::CallbackServerContext& context);
+  ~EvaluateStream() override { budget_.Return(reserved_); }
+
+  void OnReadDone(bool ok) override;
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override { cancel_->Cancel(); }
+  void OnDone() override { const std::shared_ptr<EvaluateStream> last = std::move(self_); }
+
+ private:
+  absl::Status Receive();
+  absl::Status ReceiveHeader(const v1::EvaluateRequest& header);
+  absl::Status ReceiveData(const TensorChunk& chunk);
+  absl::Status CheckComplete();
+  void Evaluate();
+  void SendHeader(absl::StatusOr<EngineResult> result);
+  void SendNextChunk();
+  void End(const absl::Status& status);
+
+  Engine& engine_;
+  const RpcLimits& limits_;
+  ByteBudget& budget_;
+  const absl::Time deadline_;
+  const absl::Time begin_;
+  const std::shared_ptr<CancelToken> cancel_ = std::make_shared<CancelToken>();
+  std::shared_ptr<EvaluateStream> self_;
+
+  grpc::ByteBuffer in_;
+  std::optional<DecodedCall> call_;
+  Named<int64_t> received_;  // Bytes of each input.
+  int64_t reserved_ = 0;     // From the budget.
+
+  grpc::ByteBuffer out_;
+  NamedTensors outputs_;
+  size_t output_ = 0;   // Being sent.
+  int64_t offset_ = 0;  // In it.
+};
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_RPC_EVALUATE_STREAM_H_

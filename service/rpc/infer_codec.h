@@ -1,0 +1,56 @@
+// Open Inference Protocol requests to calls and back.
+#ifndef ATTND_SERVICE_RPC_INFER_CODEC_H_
+#define ATTND_SERVICE_RPC_INFER_CODEC_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "inference/grpc_service.pb.h"
+#include "kernels/core/registry.h"
+#include "service/engine.h"
+#include "service/rpc/wire.h"
+
+namespace attnd {
+
+// The one version that every operator has.
+inline constexpr absl::string_view kModelVersion = "1";
+
+// The operator that a model's name means: its id, or "op." and its id. NOT_FOUND if there is none,
+// or not in that version ("" is any).
+absl::StatusOr<const Operator*> FindModel(const Registry& registry, absl::string_view name,
+                                          absl::string_view version);
+
+// "FP32", "BF16", ...
+absl::string_view InferenceTypeName(DType dtype);
+
+struct SequenceStep {
+  std::string id;  // Empty: the call belongs to no sequence.
+  bool start = false;
+  bool end = false;
+};
+
+struct InferCall {
+  const Operator* op = nullptr;
+  EngineCall call;  // The deadline is what `timeout` allows; cancellation is the handler's to set.
+  std::vector<std::string> wanted;
+  std::string model_name;
+  std::string id;
+  SequenceStep sequence;
+};
+
+// Tensors are views into `message`, which they keep alive. Errors as in codec.h's DecodeCall;
+// UNIMPLEMENTED for tensors in shared memory and for classification.
+absl::StatusOr<InferCall> DecodeInfer(
+    const Registry& registry, const std::shared_ptr<const inference::ModelInferRequest>& message);
+
+// A ModelInferResponse with raw contents.
+MessageBuilder EncodeInfer(const InferCall& call, const EngineResult& result,
+                           const NamedTensors& outputs, bool streamed);
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_RPC_INFER_CODEC_H_
