@@ -1,5 +1,5 @@
-// Feature maps phi of linear attention: one list, each map in two forms that agree: a function on arrays, for
-// composed definitions, and a function on rows of float32, for CPU kernels.
+// Feature maps phi of linear attention: one list, each map in two forms that agree: a function on
+// arrays, for composed definitions, and a function on rows of float32, for CPU kernels.
 #ifndef ATTND_KERNELS_CORES_FEATURE_MAPS_H_
 #define ATTND_KERNELS_CORES_FEATURE_MAPS_H_
 
@@ -22,8 +22,8 @@ enum class FeatureMap : uint8_t {
   kSoftmax,   // over the last axis
 };
 
-// "identity", "elu1", "relu", "relu2", "relu_eps", "silu", "exp", "sigmoid", "softmax". Aborts on any
-// other name: schemas list the names that an operator takes.
+// "identity", "elu1", "relu", "relu2", "relu_eps", "silu", "exp", "sigmoid", "softmax". Aborts on
+// any other name: schemas list the names that an operator takes.
 FeatureMap FeatureMapFromName(absl::string_view name);
 
 // phi(x); the last axis is the head size.

@@ -1,5 +1,6 @@
-// The non-causal core of linear attention on the CPU: everything that queries can know of the keys is summed
-// up once, then every query reads the sums (Katharopoulos et al., "Transformers are RNNs", 2020).
+// The non-causal core of linear attention on the CPU: everything that queries can know of the keys
+// is summed up once, then every query reads the sums (Katharopoulos et al., "Transformers are
+// RNNs", 2020).
 //
 //   M = sum_j w_j R_j phi(k_j) v_j^T   [K,V]        z = sum_j w_j phi(k_j)   [K]
 //   mean = (1/n) sum_j v_j             [V]          y_i = M^T R_i phi(q_i)
@@ -20,10 +21,10 @@ namespace attnd::cpu {
 
 // Some consecutive queries of one head as the read-out sees them.
 struct LinearReadout {
-  int64_t row;           // Batch row.
-  int64_t head;          // Of o.
-  int64_t begin;         // First token.
-  int64_t count;         // Tokens.
+  int64_t row;    // Batch row.
+  int64_t head;   // Of o.
+  int64_t begin;  // First token.
+  int64_t count;  // Tokens.
   int64_t key_size;
   int64_t value_size;
   const float* phi;         // [count,K]: phi(q_i), not turned.
@@ -47,8 +48,8 @@ struct LinearGlobalCall {
   Tensor key_weight;
   bool value_mean = false;
 
-  // R: turns features [count,K] of tokens [begin, begin + count) of a head in place. Empty: identity. z and
-  // LinearReadout::phi stay as they were before.
+  // R: turns features [count,K] of tokens [begin, begin + count) of a head in place. Empty:
+  // identity. z and LinearReadout::phi stay as they were before.
   std::function<void(int64_t begin, int64_t count, float* features)> turn;
   // Empty: o = y.
   std::function<void(const LinearReadout&)> readout;

@@ -1,5 +1,6 @@
-// Rotary positions: pairs of channels turned by angles that grow with a token's place. Angles are float64
-// everywhere and only their cosines and sines are rounded, so that far positions keep their digits.
+// Rotary positions: pairs of channels turned by angles that grow with a token's place. Angles are
+// float64 everywhere and only their cosines and sines are rounded, so that far positions keep their
+// digits.
 #ifndef ATTND_KERNELS_CORES_ROPE_H_
 #define ATTND_KERNELS_CORES_ROPE_H_
 
@@ -17,21 +18,21 @@ enum class RopePairs : uint8_t {
   kInterleaved,  // (2p, 2p + 1)
 };
 
-// Angle per unit of position of each of the K/2 pairs; K is even. kHalf: base^(-2p/K). kInterleaved:
-// base^(-p/(K/2 - 1)), both ends included, and 1 for K = 2.
+// Angle per unit of position of each of the K/2 pairs; K is even. kHalf: base^(-2p/K).
+// kInterleaved: base^(-p/(K/2 - 1)), both ends included, and 1 for K = 2.
 std::vector<double> RopeFrequencies(RopePairs pairs, int64_t key_size, double base);
 
 // Angles of positions: positions [..] of any type -> float64 [..,K/2], position times frequency.
 Array RopeAngles(const Array& positions, absl::Span<const double> frequencies);
 
-// Angles of the tokens of an image: float64 [height * width, K/2], tokens row-major, K a multiple of 4. The
-// first K/4 pairs turn with the token's row, the others with its column, both with the frequencies of
-// kInterleaved for a row of K/2 channels (Fan et al., "Rectifying Magnitude Neglect in Linear
-// Attention", 2025).
+// Angles of the tokens of an image: float64 [height * width, K/2], tokens row-major, K a multiple
+// of 4. The first K/4 pairs turn with the token's row, the others with its column, both with the
+// frequencies of kInterleaved for a row of K/2 channels (Fan et al., "Rectifying Magnitude Neglect
+// in Linear Attention", 2025).
 Array AxialRopeAngles(Composer& c, int64_t height, int64_t width, int64_t key_size, double base);
 
-// x [..,K] with every pair turned: (a, b) -> (a cos - b sin, b cos + a sin); float64 angles that broadcast
-// to [..,K/2].
+// x [..,K] with every pair turned: (a, b) -> (a cos - b sin, b cos + a sin); float64 angles that
+// broadcast to [..,K/2].
 Array Rotate(const Array& x, RopePairs pairs, const Array& angles);
 
 namespace cpu {

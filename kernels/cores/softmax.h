@@ -1,11 +1,14 @@
-// The softmax core on the CPU: streaming softmax over tiles of queries and keys (Dao, "FlashAttention-2",
-// 2023), for every operator that is softmax attention under some rule of who attends to whom.
+// The softmax core on the CPU: streaming softmax over tiles of queries and keys (Dao,
+// "FlashAttention-2", 2023), for every operator that is softmax attention under some rule of who
+// attends to whom.
 //
 //   s_ij = scale q_i.k_j, then softcap tanh(s_ij / softcap) if softcap > 0
-//   Z_i  = sum_j exp(s_ij) (+ exp(sink of the head)),  o_i = sum_j exp(s_ij) v_j / Z_i,  lse_i = ln Z_i
+//   Z_i  = sum_j exp(s_ij) (+ exp(sink of the head)),  o_i = sum_j exp(s_ij) v_j / Z_i,  lse_i = ln
+//   Z_i
 //
-// over the keys j that the rule allows. A query that may attend to nothing gives o = 0 and lse = -inf (or
-// the sink). Memory is one float32 copy of k and v and some tiles; time follows the keys that are allowed.
+// over the keys j that the rule allows. A query that may attend to nothing gives o = 0 and lse =
+// -inf (or the sink). Memory is one float32 copy of k and v and some tiles; time follows the keys
+// that are allowed.
 #ifndef ATTND_KERNELS_CORES_SOFTMAX_H_
 #define ATTND_KERNELS_CORES_SOFTMAX_H_
 
@@ -45,23 +48,24 @@ class SoftmaxRule {
 
   virtual ~SoftmaxRule() = default;
 
-  // Length of the tile of queries that begins at `begin`, in [1, kMaxQueries]; the same for every head.
+  // Length of the tile of queries that begins at `begin`, in [1, kMaxQueries]; the same for every
+  // head.
   virtual int64_t TileLength(const SoftmaxPlace& place, int64_t begin) const;
 
-  // Visits the keys that some query of [begin, begin + count) attends to, as disjoint runs in ascending
-  // order. Runs that are not full may hold keys that no query attends to.
+  // Visits the keys that some query of [begin, begin + count) attends to, as disjoint runs in
+  // ascending order. Runs that are not full may hold keys that no query attends to.
   virtual void ForEachRun(const SoftmaxPlace& place, int64_t begin, int64_t count,
                           absl::FunctionRef<void(const KeyRun&)> visit) const = 0;
 
-  // Sets to -inf the scores[j] of those keys key + j, j < count, that `query` does not attend to. Asked
-  // for parts of runs that are not full.
+  // Sets to -inf the scores[j] of those keys key + j, j < count, that `query` does not attend to.
+  // Asked for parts of runs that are not full.
   virtual void Mask(const SoftmaxPlace& place, int64_t query, int64_t key, int64_t count,
                     float* scores) const = 0;
 };
 
-// Query i stands at position i + keys - queries, key j at j. A key is allowed where it is not after the query
-// (if causal), at most `left` before it and `right` after it (-1: no limit; under causal `right` has no
-// effect), and where `pairs`, if given, says so.
+// Query i stands at position i + keys - queries, key j at j. A key is allowed where it is not after
+// the query (if causal), at most `left` before it and `right` after it (-1: no limit; under causal
+// `right` has no effect), and where `pairs`, if given, says so.
 class WindowRule : public SoftmaxRule {
  public:
   struct Options {
@@ -70,7 +74,7 @@ class WindowRule : public SoftmaxRule {
     int64_t right = -1;
     // bool [B,T,S] or [T,S], contiguous; undefined: all.
     Tensor pairs;
-    // The first missing_keys[row] keys of a batch row do not exist. Empty: all do.
+    // The first missing_keys[i] keys of sequence i do not exist. Empty: all do.
     std::vector<int64_t> missing_keys;
   };
   explicit WindowRule(Options options) : options_(std::move(options)) {}
@@ -104,14 +108,14 @@ struct SoftmaxCall {
   double scale = 1;
   double softcap = 0;
   const SoftmaxRule* rule = nullptr;
-  // Orders in which the rule numbers queries and keys: number i is token order[i] of its sequence. Empty:
-  // as they stand.
+  // Orders in which the rule numbers queries and keys: number i is token order[i] of its sequence.
+  // Empty: as they stand.
   absl::Span<const int64_t> query_order;
   absl::Span<const int64_t> key_order;
 };
 
-// Float32 inside; the order of sums is a function of the sequence alone. RESOURCE_EXHAUSTED if memory does
-// not suffice.
+// Float32 inside; the order of sums is a function of the sequence alone. RESOURCE_EXHAUSTED if
+// memory does not suffice.
 absl::Status Softmax(Backend& backend, const SoftmaxCall& call);
 
 }  // namespace attnd::cpu
