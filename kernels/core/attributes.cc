@@ -1,5 +1,7 @@
 #include "kernels/core/attributes.h"
 
+#include <charconv>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
@@ -8,7 +10,13 @@ namespace {
 
 std::string Text(bool value) { return value ? "true" : "false"; }
 std::string Text(int64_t value) { return absl::StrCat(value); }
-std::string Text(double value) { return absl::StrCat(value); }
+
+// The shortest text that reads back as the same number: texts are equal where values are.
+std::string Text(double value) {
+  char text[32];
+  return std::string(text, std::to_chars(text, text + sizeof text, value).ptr);
+}
+
 std::string Text(const std::string& value) { return absl::StrCat("'", value, "'"); }
 
 template <typename T>
