@@ -97,12 +97,13 @@ std::optional<AttrValue> FromWire(const v1::AttributeValue& value) {
   return std::nullopt;
 }
 
-void ToWire(const NumericsReport& report, v1::CompareResponse* out) {
-  out->set_kernel(report.kernel);
-  out->set_device(report.device);
-  out->set_reference(report.reference);
+v1::CompareResponse ToWire(const NumericsReport& report) {
+  v1::CompareResponse out;
+  out.set_kernel(report.kernel);
+  out.set_device(report.device);
+  out.set_reference(report.reference);
   for (const ErrorReport& error : report.outputs) {
-    v1::ErrorReport* to = out->add_outputs();
+    v1::ErrorReport* to = out.add_outputs();
     to->set_output(error.output);
     to->set_max_abs(error.max_abs);
     to->set_max_rel(error.max_rel);
@@ -117,11 +118,12 @@ void ToWire(const NumericsReport& report, v1::CompareResponse* out) {
     to->set_nonfinite_mismatch(error.nonfinite_mismatch);
     to->mutable_worst_index()->Assign(error.worst_index.begin(), error.worst_index.end());
   }
-  out->set_bitwise_repeatable(report.bitwise_repeatable);
-  out->set_compute_us(report.compute_seconds * 1e6);
-  out->set_reference_us(report.reference_seconds * 1e6);
-  out->set_tolerance(report.tolerance);
-  out->set_within_tolerance(report.within_tolerance);
+  out.set_bitwise_repeatable(report.bitwise_repeatable);
+  out.set_compute_us(report.compute_seconds * 1e6);
+  out.set_reference_us(report.reference_seconds * 1e6);
+  out.set_tolerance(report.tolerance);
+  out.set_within_tolerance(report.within_tolerance);
+  return out;
 }
 
 NumericsReport FromWire(const v1::CompareResponse& response) {
@@ -174,10 +176,6 @@ absl::StatusOr<RandomCompare> FromWire(const v1::RandomInputs& random) {
   }
   for (const auto& [symbol, size] : random.dims()) out.dims.Set(symbol, size);
   return out;
-}
-
-grpc::Status ToWire(const absl::Status& status) {
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
 }
 
 absl::Status FromWire(const grpc::Status& status) {

@@ -24,7 +24,7 @@ void ToWire(const AttrValue& value, v1::AttributeValue* out);
 // Empty if no kind is set.
 std::optional<AttrValue> FromWire(const v1::AttributeValue& value);
 
-void ToWire(const NumericsReport& report, v1::CompareResponse* out);
+v1::CompareResponse ToWire(const NumericsReport& report);
 NumericsReport FromWire(const v1::CompareResponse& response);
 
 void ToWire(const RandomCompare& random, v1::RandomInputs* out);
@@ -32,7 +32,6 @@ void ToWire(const RandomCompare& random, v1::RandomInputs* out);
 absl::StatusOr<RandomCompare> FromWire(const v1::RandomInputs& random);
 
 // Codes are the same on both sides.
-grpc::Status ToWire(const absl::Status& status);
 absl::Status FromWire(const grpc::Status& status);
 
 }  // namespace attnd

@@ -2,32 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
-#include <new>
-#include <optional>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/core/batch.h"
 #include "service/clock.h"
+#include "service/guarded.h"
 #include "service/log.h"
 
 namespace attnd {
 namespace {
-
-// Runs code that may throw (memory, libraries) and turns what it throws into a status.
-template <typename Function>
-auto Guarded(Function&& function) -> decltype(function()) {
-  try {
-    return function();
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("out of host memory");
-  } catch (const std::exception& e) {
-    return absl::InternalError(absl::StrCat("unexpected exception: ", e.what()));
-  }
-}
 
 absl::StatusOr<int64_t> CallBytes(const BoundCall& call) {
   int64_t bytes = 0;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "service/rpc/grpc_status.h"
 #include "service/version.h"
 #include "service/wire.h"
 #include "service/worker/frames.h"
@@ -78,7 +79,7 @@ class WorkerService::ExecuteReactor final
 
   void OnReadDone(bool ok) override {
     if (!ok) return Launch();
-    if (absl::Status s = Take(); !s.ok()) return Finish(ToWire(s));
+    if (absl::Status s = Take(); !s.ok()) return Finish(ToGrpcStatus(s));
     StartRead(&in_);
   }
 
@@ -124,20 +125,20 @@ class WorkerService::ExecuteReactor final
 
   void Launch() {
     absl::StatusOr<EngineCall> call = MakeCall();
-    if (!call.ok()) return Finish(ToWire(call.status()));
+    if (!call.ok()) return Finish(ToGrpcStatus(call.status()));
     if (!header_->compare()) {
       engine_.Evaluate(*std::move(call),
                        [this](absl::StatusOr<EngineResult> result) { Answer(std::move(result)); });
       return;
     }
     absl::StatusOr<RandomCompare> random = FromWire(header_->random());
-    if (!random.ok()) return Finish(ToWire(random.status()));
+    if (!random.ok()) return Finish(ToGrpcStatus(random.status()));
     engine_.Compare(*std::move(call), header_->has_random() ? &*random : nullptr,
                     [this](absl::StatusOr<NumericsReport> report) { Answer(std::move(report)); });
   }
 
   void Answer(absl::StatusOr<EngineResult> result) {
-    if (!result.ok()) return Finish(ToWire(result.status()));
+    if (!result.ok()) return Finish(ToGrpcStatus(result.status()));
     const Evaluation& evaluation = result->evaluation;
     v1::ExecuteFrame first;
     v1::LaunchResult* header = first.mutable_result();
@@ -149,15 +150,15 @@ class WorkerService::ExecuteReactor final
   }
 
   void Answer(absl::StatusOr<NumericsReport> report) {
-    if (!report.ok()) return Finish(ToWire(report.status()));
+    if (!report.ok()) return Finish(ToGrpcStatus(report.status()));
     v1::ExecuteFrame first;
-    ToWire(*report, first.mutable_report());
+    *first.mutable_report() = ToWire(*report);
     Write(std::move(first), {});
   }
 
   void Write(v1::ExecuteFrame first, const NamedTensors& tensors) {
     absl::StatusOr<FrameWriter> writer = FrameWriter::Create(std::move(first), tensors);
-    if (!writer.ok()) return Finish(ToWire(writer.status()));
+    if (!writer.ok()) return Finish(ToGrpcStatus(writer.status()));
     writer_ = *std::move(writer);
     WriteNext();
   }

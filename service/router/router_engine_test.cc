@@ -1,0 +1,343 @@
+#include "service/router/router_engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <utility>
+
+#include "prometheus/registry.h"
+#include "service/testing/answers.h"
+#include "service/testing/fake_worker.h"
+
+namespace attnd {
+namespace {
+
+using testing::DoubleRequest;
+using ::testing::ElementsAre;
+using testing::FakeControl;
+using ::testing::HasSubstr;
+using testing::PendingResult;
+using testing::Submit;
+using testing::ToFloats;
+
+class RouterEngineTest : public ::testing::Test {
+ protected:
+  RouterEngineTest() {
+    testing::RegisterDouble(operators_);
+    metrics_ = std::make_unique<EngineMetrics>(metrics_registry_, operators_);
+  }
+
+  RouterEngine& Start(EngineOptions options = {}, std::vector<Lane> lanes = {Lane::kFast}) {
+    std::vector<std::unique_ptr<WorkerLink>> workers;
+    workers.push_back(testing::MakeFakeWorker(control_, std::move(lanes)));
+    engine_ = std::make_unique<RouterEngine>(operators_, options, *metrics_, std::move(workers));
+    engine_->Start();
+    return *engine_;
+  }
+
+  static EngineCall Call(std::vector<float> values = {1, 2, 3}) {
+    return {.request = DoubleRequest(std::move(values))};
+  }
+
+  // Occupies the only slot until the worker is released.
+  PendingResult Occupy() {
+    control_->Hold();
+    PendingResult first = Submit(*engine_, Call({0}));
+    control_->AwaitHeld(1);
+    return first;
+  }
+
+  Registry operators_;
+  prometheus::Registry metrics_registry_;
+  std::unique_ptr<EngineMetrics> metrics_;
+  const std::shared_ptr<FakeControl> control_ = std::make_shared<FakeControl>();
+  std::unique_ptr<RouterEngine> engine_;
+};
+
+TEST_F(RouterEngineTest, AnswersACall) {
+  Start();
+  const auto result = Submit(*engine_, Call())->Get();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(ToFloats(*result->evaluation.outputs.Find("y")), ElementsAre(2, 4, 6));
+  EXPECT_EQ(result->batch_size, 1);
+  EXPECT_EQ(result->evaluation.kernel, "twice");
+  const Engine::OpStatistics statistics = engine_->Statistics(testing::kDouble);
+  EXPECT_EQ(statistics.success_count, 1);
+  EXPECT_EQ(statistics.inference_count, 1);
+  EXPECT_EQ(statistics.execution_count, 1);
+}
+
+TEST_F(RouterEngineTest, BadInputIsAnsweredAtOnce) {
+  Start();
+  const PendingResult occupied = Occupy();
+  EngineCall wrong = Call();
+  wrong.request.inputs.Set("z", *wrong.request.inputs.Find("x"));
+  const PendingResult answer = Submit(*engine_, std::move(wrong));
+  ASSERT_TRUE(answer->given());
+  EXPECT_TRUE(absl::IsInvalidArgument(answer->Get().status()));
+
+  EngineCall unknown = Call();
+  unknown.request.op = "doubel";
+  EXPECT_TRUE(absl::IsNotFound(Submit(*engine_, std::move(unknown))->Get().status()));
+
+  EngineCall priority = Call();
+  priority.priority = 3;
+  const absl::Status status = Submit(*engine_, std::move(priority))->Get().status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_THAT(status.message(), HasSubstr("priority: given 3"));
+  control_->Release();
+}
+
+TEST_F(RouterEngineTest, WaitingCallsShareALaunchAndFreeSlotsNeverWait) {
+  Start();
+  const PendingResult first = Occupy();
+  std::vector<PendingResult> pending;
+  for (int i = 0; i < 10; ++i) {
+    pending.push_back(Submit(*engine_, Call({static_cast<float>(i), 1, 1})));
+  }
+  control_->Release();
+  for (int i = 0; i < 10; ++i) {
+    const auto result = pending[i]->Get();
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->batch_size, 10);
+    EXPECT_THAT(ToFloats(*result->evaluation.outputs.Find("y")), ElementsAre(2 * i, 2, 2));
+  }
+  ASSERT_TRUE(first->Get().ok());
+  EXPECT_THAT(control_->launches(), ElementsAre(1, 10));
+  const Engine::OpStatistics statistics = engine_->Statistics(testing::kDouble);
+  EXPECT_EQ(statistics.inference_count, 11);
+  EXPECT_EQ(statistics.execution_count, 2);
+}
+
+TEST_F(RouterEngineTest, CallsOfOtherSizesOrTypesDoNotShare) {
+  Start();
+  const PendingResult first = Occupy();
+  const PendingResult a = Submit(*engine_, Call({1, 2}));
+  const PendingResult b = Submit(*engine_, Call({1, 2, 3}));
+  control_->Release();
+  ASSERT_TRUE(a->Get().ok());
+  ASSERT_TRUE(b->Get().ok());
+  EXPECT_THAT(control_->launches(), ElementsAre(1, 1, 1));
+}
+
+TEST_F(RouterEngineTest, AFailedBatchIsAskedAgainOneByOne) {
+  Start();
+  const PendingResult first = Occupy();
+  std::vector<PendingResult> pending;
+  for (int i = 0; i < 3; ++i) pending.push_back(Submit(*engine_, Call()));
+  control_->SetBatchError(absl::ResourceExhaustedError("too much at once"));
+  control_->Release();
+  for (const PendingResult& answer : pending) {
+    const auto result = answer->Get();
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->batch_size, 1);
+  }
+}
+
+TEST_F(RouterEngineTest, ALostWorkerAnswersItsBatchUnavailable) {
+  Start();
+  const PendingResult first = Occupy();
+  std::vector<PendingResult> pending;
+  for (int i = 0; i < 3; ++i) pending.push_back(Submit(*engine_, Call()));
+  control_->SetError(absl::UnavailableError("worker was lost"));
+  control_->Release();
+  EXPECT_TRUE(absl::IsUnavailable(first->Get().status()));
+  for (const PendingResult& answer : pending) {
+    EXPECT_TRUE(absl::IsUnavailable(answer->Get().status()));
+  }
+  EXPECT_EQ(engine_->Statistics(testing::kDouble).fail_count, 4);
+}
+
+TEST_F(RouterEngineTest, WithoutAWorkerCallsAreRefusedAndQueuedOnesAnswered) {
+  Start();
+  EXPECT_TRUE(engine_->ready());
+  const PendingResult first = Occupy();
+  const PendingResult queued = Submit(*engine_, Call());
+  control_->SetState(WorkerState::kDown);
+  EXPECT_TRUE(absl::IsUnavailable(queued->Get().status()));
+  EXPECT_FALSE(engine_->ready());
+  EXPECT_TRUE(absl::IsUnavailable(Submit(*engine_, Call())->Get().status()));
+  control_->SetState(WorkerState::kUp);
+  EXPECT_TRUE(engine_->ready());
+  const PendingResult later = Submit(*engine_, Call());
+  control_->Release();
+  EXPECT_TRUE(later->Get().ok());
+  EXPECT_EQ(engine_->snapshot().workers[0].restarts, 1);
+}
+
+TEST_F(RouterEngineTest, ADrainingWorkerFinishesWhatItHas) {
+  Start();
+  const PendingResult first = Occupy();
+  control_->SetState(WorkerState::kDraining);
+  EXPECT_FALSE(engine_->ready());
+  control_->Release();
+  EXPECT_TRUE(first->Get().ok());
+}
+
+TEST_F(RouterEngineTest, DeadlinesEndTheWaitWhileTheWorkerIsBusy) {
+  Start();
+  const PendingResult first = Occupy();
+  EngineCall call = Call();
+  call.deadline = absl::Now() + absl::Milliseconds(30);
+  const PendingResult late = Submit(*engine_, std::move(call));
+  const PendingResult patient = Submit(*engine_, Call());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(late->Get().status()));
+  EXPECT_THAT(late->Get().status().message(), HasSubstr("queued"));
+  EXPECT_FALSE(first->given());
+  EXPECT_FALSE(patient->given());
+  EXPECT_EQ(metrics_->late_queued.Value(), 1);
+
+  EngineCall past = Call();
+  past.deadline = absl::Now() - absl::Seconds(1);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Submit(*engine_, std::move(past))->Get().status()));
+  control_->Release();
+  EXPECT_TRUE(patient->Get().ok());
+}
+
+TEST_F(RouterEngineTest, CancelledCallsLeaveTheQueue) {
+  Start();
+  const PendingResult first = Occupy();
+  EngineCall call = Call();
+  call.cancel = std::make_shared<CancelToken>();
+  const auto token = call.cancel;
+  const PendingResult cancelled = Submit(*engine_, std::move(call));
+  token->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(cancelled->Get().status()));
+  EXPECT_EQ(engine_->snapshot().waiting[0], 0);
+  control_->Release();
+  EXPECT_TRUE(first->Get().ok());
+  EXPECT_THAT(control_->launches(), ElementsAre(1));
+}
+
+TEST_F(RouterEngineTest, AFullQueueSaysWhenToComeBack) {
+  Start({.queue = {.max_calls = 2}});
+  const PendingResult first = Occupy();
+  const PendingResult a = Submit(*engine_, Call());
+  const PendingResult b = Submit(*engine_, Call());
+  const PendingResult refused = Submit(*engine_, Call());
+  ASSERT_TRUE(refused->given());
+  EXPECT_TRUE(absl::IsResourceExhausted(refused->Get().status()));
+  EXPECT_THAT(refused->Get().status().message(), HasSubstr("retry in about"));
+  EXPECT_EQ(metrics_->rejected_queue_full.Value(), 1);
+  control_->Release();
+  EXPECT_TRUE(a->Get().ok());
+  EXPECT_TRUE(b->Get().ok());
+  EXPECT_TRUE(Submit(*engine_, Call())->Get().ok());
+}
+
+TEST_F(RouterEngineTest, CallsBeyondTheSizeLimitAreRefused) {
+  Start({.max_call_bytes = 23});
+  const absl::Status status = Submit(*engine_, Call({1, 2, 3}))->Get().status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  EXPECT_THAT(status.message(), HasSubstr("need 24 bytes, the limit is 23"));
+}
+
+TEST_F(RouterEngineTest, ReferenceCallsDoNotHoldUpFastOnes) {
+  Start({}, {Lane::kFast, Lane::kReference});
+  control_->Hold();
+  EngineCall exact;
+  exact.request.op = testing::kDouble;
+  exact.request.inputs.Set("x", HostTensor<double>({1, 2}, std::vector<double>{1, 2}));
+  const PendingResult slow = Submit(*engine_, std::move(exact));
+  control_->AwaitHeld(1);
+  const PendingResult fast = Submit(*engine_, Call());
+  control_->AwaitHeld(2);  // Both lanes run at a time.
+  control_->Release();
+  EXPECT_TRUE(fast->Get().ok());
+  const auto result = slow->Get();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->evaluation.outputs.Find("y")->dtype(), DType::kFloat64);
+}
+
+TEST_F(RouterEngineTest, ComparesInTheReferenceLane) {
+  Start({}, {Lane::kFast, Lane::kReference});
+  const auto report = testing::SubmitCompare(*engine_, Call(), nullptr)->Get();
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_TRUE(report->within_tolerance);
+  const RandomCompare random;
+  EngineCall none;
+  none.request.op = testing::kDouble;
+  EXPECT_TRUE(testing::SubmitCompare(*engine_, std::move(none), &random)->Get().ok());
+  EngineCall wrong;
+  wrong.request.op = testing::kDouble;
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      testing::SubmitCompare(*engine_, std::move(wrong), nullptr)->Get().status()));
+}
+
+TEST_F(RouterEngineTest, DrainRefusesNewCallsAndFinishesOldOnes) {
+  Start();
+  const PendingResult first = Occupy();
+  const PendingResult queued = Submit(*engine_, Call());
+  EXPECT_FALSE(engine_->Drain(absl::Milliseconds(10)));
+  EXPECT_FALSE(engine_->ready());
+  EXPECT_TRUE(absl::IsUnavailable(Submit(*engine_, Call())->Get().status()));
+  control_->Release();
+  EXPECT_TRUE(engine_->Drain(absl::Seconds(20)));
+  EXPECT_TRUE(first->given());
+  EXPECT_TRUE(queued->given());
+  EXPECT_TRUE(queued->Get().ok());
+}
+
+TEST_F(RouterEngineTest, DestructionAnswersEveryCall) {
+  Start();
+  const PendingResult first = Occupy();
+  const PendingResult queued = Submit(*engine_, Call());
+  engine_.reset();
+  EXPECT_TRUE(first->Get().ok());
+  EXPECT_TRUE(absl::IsUnavailable(queued->Get().status()));
+}
+
+TEST_F(RouterEngineTest, KernelsComeFromTheWorkers) {
+  Start();
+  const auto kernels = engine_->KernelsOf(testing::kDouble);
+  ASSERT_EQ(kernels.size(), 1);
+  EXPECT_EQ(kernels[0].name, "twice");
+  EXPECT_TRUE(engine_->KernelsOf("nothing").empty());
+}
+
+TEST_F(RouterEngineTest, EveryCallOfAStormIsAnsweredOnce) {
+  Start({.queue = {.max_calls = 64, .max_batch_calls = 8}, .sweep_period = absl::Milliseconds(1)},
+        {Lane::kFast, Lane::kFast, Lane::kReference});
+  constexpr int kThreads = 4;
+  constexpr int kCalls = 500;
+  std::vector<std::vector<PendingResult>> pending(kThreads);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kCalls; ++i) {
+        EngineCall call = Call({static_cast<float>(i), static_cast<float>(t)});
+        call.priority = i % 3;
+        const int fate = i % 7;
+        if (fate == 0) call.deadline = absl::Now() + absl::Microseconds(50);
+        if (fate == 1) call.cancel = std::make_shared<CancelToken>();
+        const auto token = call.cancel;
+        pending[t].push_back(Submit(*engine_, std::move(call)));
+        if (token != nullptr) token->Cancel();
+        if (t == 0 && i % 100 == 50) {
+          control_->SetState(i % 200 == 50 ? WorkerState::kDown : WorkerState::kUp);
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  control_->SetState(WorkerState::kUp);
+  int succeeded = 0;
+  for (int t = 0; t < kThreads; ++t) {
+    for (int i = 0; i < kCalls; ++i) {
+      const auto result = pending[t][i]->Get();
+      if (result.ok()) {
+        ++succeeded;
+        ASSERT_THAT(ToFloats(*result->evaluation.outputs.Find("y")), ElementsAre(2 * i, 2 * t));
+      } else {
+        ASSERT_NE(result.status().message(), "no answer came");
+        ASSERT_FALSE(absl::IsInternal(result.status())) << result.status();
+      }
+    }
+  }
+  EXPECT_GT(succeeded, 0);
+  EXPECT_TRUE(engine_->Drain(absl::Seconds(20)));
+}
+
+}  // namespace
+}  // namespace attnd

@@ -1,0 +1,148 @@
+#include "service/testing/fake_worker.h"
+
+#include <utility>
+
+#include "kernels/primitives/composer.h"
+
+namespace attnd::testing {
+
+void RegisterDouble(Registry& registry) {
+  registry.Add({.id = kDouble,
+                .paper = "None.",
+                .summary = "Twice its input.",
+                .core = "linear_global",
+                .inputs = {"x: float[B,T]"},
+                .outputs = {"y: float[B,T]"}},
+               [](Composer& c) {
+                 c.Out("y", c.In("x") * 2);
+                 return c.status();
+               });
+}
+
+CallRequest DoubleRequest(std::vector<float> values) {
+  CallRequest request;
+  request.op = kDouble;
+  const auto count = static_cast<int64_t>(values.size());
+  request.inputs.Set("x", HostTensor<float>({1, count}, values));
+  return request;
+}
+
+std::vector<float> ToFloats(const Tensor& tensor) {
+  const float* data = tensor.data<float>();
+  return std::vector<float>(data, data + tensor.num_elements());
+}
+
+void FakeControl::Hold() {
+  absl::MutexLock lock(&mu_);
+  held_ = true;
+}
+
+void FakeControl::Release() {
+  absl::MutexLock lock(&mu_);
+  held_ = false;
+}
+
+void FakeControl::AwaitHeld(int launches) {
+  absl::MutexLock lock(&mu_);
+  const auto enough = [&] { return waiting_ >= launches; };
+  mu_.Await(absl::Condition(&enough));
+}
+
+void FakeControl::SetState(WorkerState state) {
+  WorkerLink::StateObserver observer;
+  {
+    absl::MutexLock lock(&mu_);
+    observer = observer_;
+  }
+  observer(state);
+}
+
+void FakeControl::SetError(absl::Status error) {
+  absl::MutexLock lock(&mu_);
+  error_ = std::move(error);
+}
+
+void FakeControl::SetBatchError(absl::Status error) {
+  absl::MutexLock lock(&mu_);
+  batch_error_ = std::move(error);
+}
+
+std::vector<int64_t> FakeControl::launches() const {
+  absl::MutexLock lock(&mu_);
+  return launches_;
+}
+
+class FakeWorker final : public WorkerLink {
+ public:
+  FakeWorker(std::shared_ptr<FakeControl> control, std::vector<Lane> lanes)
+      : control_(std::move(control)), lanes_(std::move(lanes)) {}
+
+  std::string name() const override { return "fake"; }
+  std::string device() const override { return "fake"; }
+  KernelTable kernels() const override { return {{kDouble, {{"twice", "cpu"}}}}; }
+  std::vector<Lane> slots() const override { return lanes_; }
+
+  void Start(StateObserver observer) override {
+    {
+      absl::MutexLock lock(&control_->mu_);
+      control_->observer_ = observer;
+    }
+    observer(WorkerState::kUp);
+  }
+
+  void Stop() override { control_->Release(); }
+
+  absl::StatusOr<Evaluation> Execute(int slot, const Operator& op, const BoundCall& call,
+                                     const std::string& kernel) override {
+    if (absl::Status s = Enter(call.dim("B")); !s.ok()) return s;
+    const Tensor& x = call.input("x");
+    absl::StatusOr<Tensor> y = AllocateHost(x.dtype(), x.shape());
+    if (!y.ok()) return y.status();
+    const auto twice = [&](auto* to, const auto* from) {
+      for (int64_t i = 0; i < x.num_elements(); ++i) to[i] = 2 * from[i];
+    };
+    if (x.dtype() == DType::kFloat64) {
+      twice(y->data<double>(), x.data<double>());
+    } else {
+      twice(y->data<float>(), x.data<float>());
+    }
+    Evaluation evaluation;
+    evaluation.outputs.Set("y", *y);
+    evaluation.kernel = "twice";
+    evaluation.device = "fake";
+    evaluation.compute = absl::Microseconds(1);
+    return evaluation;
+  }
+
+  absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
+                                         const CompareJob& job) override {
+    if (absl::Status s = Enter(0); !s.ok()) return s;
+    NumericsReport report;
+    report.kernel = "twice";
+    report.within_tolerance = true;
+    return report;
+  }
+
+ private:
+  absl::Status Enter(int64_t rows) {
+    absl::MutexLock lock(&control_->mu_);
+    ++control_->waiting_;
+    const auto released = [this] { return !control_->held_; };
+    control_->mu_.Await(absl::Condition(&released));
+    --control_->waiting_;
+    if (!control_->error_.ok()) return control_->error_;
+    if (rows > 1 && !control_->batch_error_.ok()) return control_->batch_error_;
+    control_->launches_.push_back(rows);
+    return absl::OkStatus();
+  }
+
+  const std::shared_ptr<FakeControl> control_;
+  const std::vector<Lane> lanes_;
+};
+
+std::unique_ptr<WorkerLink> MakeFakeWorker(std::shared_ptr<FakeControl> control,
+                                           std::vector<Lane> lanes) {
+  return std::make_unique<FakeWorker>(std::move(control), std::move(lanes));
+}
+
+}  // namespace attnd::testing

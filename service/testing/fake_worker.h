@@ -1,0 +1,56 @@
+// A small operator and a worker whose launches a test holds and releases.
+#ifndef ATTND_SERVICE_TESTING_FAKE_WORKER_H_
+#define ATTND_SERVICE_TESTING_FAKE_WORKER_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "service/router/worker_link.h"
+
+namespace attnd::testing {
+
+// y = 2 x, with x of shape [B,T].
+inline constexpr char kDouble[] = "double";
+void RegisterDouble(Registry& registry);
+
+CallRequest DoubleRequest(std::vector<float> values);
+std::vector<float> ToFloats(const Tensor& tensor);
+
+// What a test and its worker share; it outlives the worker.
+class FakeControl {
+ public:
+  // While held, launches wait after they were taken.
+  void Hold();
+  void Release();
+  // Waits until so many launches wait.
+  void AwaitHeld(int launches);
+
+  void SetState(WorkerState state);
+  // What launches answer from now on; OK lets them run.
+  void SetError(absl::Status error);
+  // Launches of more than one row (of B) answer this.
+  void SetBatchError(absl::Status error);
+
+  // Rows of every launch that ran, in order.
+  std::vector<int64_t> launches() const;
+
+ private:
+  friend class FakeWorker;
+  mutable absl::Mutex mu_;
+  bool held_ = false;
+  int waiting_ = 0;
+  absl::Status error_;
+  absl::Status batch_error_;
+  std::vector<int64_t> launches_;
+  WorkerLink::StateObserver observer_;
+};
+
+std::unique_ptr<WorkerLink> MakeFakeWorker(std::shared_ptr<FakeControl> control,
+                                           std::vector<Lane> lanes);
+
+}  // namespace attnd::testing
+
+#endif  // ATTND_SERVICE_TESTING_FAKE_WORKER_H_

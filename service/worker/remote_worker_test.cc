@@ -1,0 +1,188 @@
+#include "service/worker/remote_worker.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "prometheus/registry.h"
+#include "service/grpc_server.h"
+#include "service/router/router_engine.h"
+#include "service/testing/answers.h"
+#include "service/testing/fake_worker.h"
+#include "service/worker/worker_service.h"
+
+namespace attnd {
+namespace {
+
+using testing::DoubleRequest;
+using ::testing::ElementsAre;
+using testing::FakeControl;
+using ::testing::HasSubstr;
+using testing::PendingResult;
+using testing::Submit;
+using testing::ToFloats;
+
+// An engine with its metrics around some workers.
+struct Node {
+  Node(const Registry& operators, std::vector<std::unique_ptr<WorkerLink>> workers)
+      : metrics(registry, operators), engine(operators, {}, metrics, std::move(workers)) {
+    engine.Start();
+  }
+  prometheus::Registry registry;
+  EngineMetrics metrics;
+  RouterEngine engine;
+};
+
+std::vector<std::unique_ptr<WorkerLink>> One(std::unique_ptr<WorkerLink> worker) {
+  std::vector<std::unique_ptr<WorkerLink>> workers;
+  workers.push_back(std::move(worker));
+  return workers;
+}
+
+// What `attnd worker` is, in this process.
+class WorkerProcess {
+ public:
+  WorkerProcess(const Registry& operators, std::shared_ptr<FakeControl> control, int port)
+      : node_(operators, One(testing::MakeFakeWorker(
+                             std::move(control), {Lane::kFast, Lane::kFast, Lane::kReference}))),
+        rpc_metrics_(node_.registry),
+        service_(node_.engine, "fake", int64_t{1} << 30) {
+    absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
+        {.address = "127.0.0.1", .port = port}, rpc_metrics_, {&service_}, {"attnd.v1.Worker"});
+    EXPECT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+
+  int port() const { return server_->port(); }
+  void SetDraining() { service_.SetDraining(); }
+
+ private:
+  Node node_;
+  RpcMetrics rpc_metrics_;
+  WorkerService service_;
+  std::unique_ptr<GrpcServer> server_;
+};
+
+class RemoteWorkerTest : public ::testing::Test {
+ protected:
+  RemoteWorkerTest() {
+    testing::RegisterDouble(operators_);
+    worker_ = std::make_unique<WorkerProcess>(operators_, control_, 0);
+    port_ = worker_->port();
+    router_ = std::make_unique<Node>(
+        operators_, One(std::make_unique<RemoteWorker>(RemoteWorkerOptions{
+                        .target = absl::StrCat("127.0.0.1:", port_), .streams = 2})));
+    EXPECT_TRUE(Await([this] { return engine().ready(); }));
+  }
+
+  RouterEngine& engine() { return router_->engine; }
+
+  static bool Await(absl::FunctionRef<bool()> condition) {
+    const absl::Time end = absl::Now() + absl::Seconds(20);
+    while (!condition()) {
+      if (absl::Now() > end) return false;
+      absl::SleepFor(absl::Milliseconds(2));
+    }
+    return true;
+  }
+
+  Registry operators_;
+  const std::shared_ptr<FakeControl> control_ = std::make_shared<FakeControl>();
+  std::unique_ptr<WorkerProcess> worker_;
+  int port_ = 0;
+  std::unique_ptr<Node> router_;
+};
+
+TEST_F(RemoteWorkerTest, RunsCallsOfAnySize) {
+  for (const size_t count : {size_t{0}, size_t{3}, size_t{262144}, size_t{3000001}}) {
+    std::vector<float> values(count);
+    for (size_t i = 0; i < count; ++i) values[i] = static_cast<float>(i % 1000);
+    const auto result = Submit(engine(), {.request = DoubleRequest(values)})->Get();
+    ASSERT_TRUE(result.ok()) << result.status();
+    const std::vector<float> doubled = ToFloats(*result->evaluation.outputs.Find("y"));
+    ASSERT_EQ(doubled.size(), count);
+    for (size_t i = 0; i < count; ++i) ASSERT_EQ(doubled[i], 2 * values[i]) << i;
+    EXPECT_EQ(result->evaluation.device, "fake");
+    EXPECT_EQ(result->evaluation.kernel, "twice");
+  }
+}
+
+TEST_F(RemoteWorkerTest, TellsDeviceAndKernels) {
+  EXPECT_EQ(engine().snapshot().workers[0].device, "fake");
+  ASSERT_EQ(engine().KernelsOf(testing::kDouble).size(), 1);
+  EXPECT_EQ(engine().KernelsOf(testing::kDouble)[0].name, "twice");
+}
+
+TEST_F(RemoteWorkerTest, ErrorsOfTheWorkerComeBackAsTheyAre) {
+  control_->SetError(absl::InvalidArgumentError("double: kernel: given x"));
+  const absl::Status status = Submit(engine(), {.request = DoubleRequest({1})})->Get().status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_EQ(status.message(), "double: kernel: given x");
+  EXPECT_TRUE(engine().ready());
+}
+
+TEST_F(RemoteWorkerTest, ComparesThere) {
+  const auto given =
+      testing::SubmitCompare(engine(), {.request = DoubleRequest({1})}, nullptr)->Get();
+  ASSERT_TRUE(given.ok()) << given.status();
+  EXPECT_TRUE(given->within_tolerance);
+  EXPECT_EQ(given->kernel, "twice");
+  RandomCompare random;
+  random.dims.Set("T", 5);
+  EngineCall none;
+  none.request.op = testing::kDouble;
+  EXPECT_TRUE(testing::SubmitCompare(engine(), std::move(none), &random)->Get().ok());
+}
+
+TEST_F(RemoteWorkerTest, ADeathAnswersAtOnceAndTheRestartIsFound) {
+  for (int round = 0; round < 3; ++round) {
+    control_->Hold();
+    const PendingResult running = Submit(engine(), {.request = DoubleRequest({1})});
+    control_->AwaitHeld(1);
+    // The server closes its connections before its engine can answer.
+    std::thread death([this] { worker_.reset(); });
+    const absl::Time start = absl::Now();
+    const absl::Status lost = running->Get().status();
+    EXPECT_TRUE(absl::IsUnavailable(lost)) << lost;
+    EXPECT_THAT(lost.message(), HasSubstr("lost"));
+    EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+    EXPECT_TRUE(Await([this] { return !engine().ready(); }));
+    EXPECT_TRUE(
+        absl::IsUnavailable(Submit(engine(), {.request = DoubleRequest({1})})->Get().status()));
+    control_->Release();
+    death.join();
+
+    worker_ = std::make_unique<WorkerProcess>(operators_, control_, port_);
+    ASSERT_TRUE(Await([this] { return engine().ready(); }));
+    const auto result = Submit(engine(), {.request = DoubleRequest({4})})->Get();
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_THAT(ToFloats(*result->evaluation.outputs.Find("y")), ElementsAre(8));
+  }
+  EXPECT_EQ(engine().snapshot().workers[0].restarts, 3);
+}
+
+TEST_F(RemoteWorkerTest, DrainingIsHeardAndRunningCallsFinish) {
+  control_->Hold();
+  const PendingResult running = Submit(engine(), {.request = DoubleRequest({1})});
+  control_->AwaitHeld(1);
+  worker_->SetDraining();
+  EXPECT_TRUE(
+      Await([this] { return engine().snapshot().workers[0].state == WorkerState::kDraining; }));
+  EXPECT_FALSE(engine().ready());
+  control_->Release();
+  EXPECT_TRUE(running->Get().ok());
+}
+
+TEST_F(RemoteWorkerTest, TheRouterStopsWhileItsWorkerIsStuck) {
+  control_->Hold();
+  const PendingResult running = Submit(engine(), {.request = DoubleRequest({1})});
+  control_->AwaitHeld(1);
+  router_.reset();
+  EXPECT_TRUE(absl::IsUnavailable(running->Get().status()));
+  control_->Release();
+}
+
+}  // namespace
+}  // namespace attnd
