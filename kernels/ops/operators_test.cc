@@ -308,7 +308,9 @@ TEST_P(OperatorTest, ACallsBitsDoNotDependOnItsBatch) {
 }
 
 TEST_P(OperatorTest, NanInputsPropagateWithoutHarm) {
-  CallRequest request = Random(op().spec.id(), Options(0));
+  RandomOptions options = Options(0);
+  options.optional_inputs = 0;  // A mask may rightly hide the NaN.
+  CallRequest request = Random(op().spec.id(), options);
   for (auto& [name, tensor] : request.inputs) {
     if (tensor.dtype() != DType::kFloat32 || tensor.num_elements() == 0) continue;
     tensor = CopyOf(tensor);

@@ -54,8 +54,8 @@ bool BitEqual(const Tensor& a, const Tensor& b);
 Tensor FromDoubles(DType dtype, Dims shape, absl::Span<const double> values);
 std::vector<double> ToDoubles(const Tensor& tensor);
 
-// Tokens [begin, begin + length) of a dense request: every input with axes [B,T,..] (and [B,S,..]
-// where S = T) cut; states left as they are.
+// Tokens [begin, begin + length) of a dense request with S = T: every axis T or S cut; of an axis
+// P+S all that comes before the end of the cut; states left as they are.
 CallRequest CutTokens(const Operator& op, const CallRequest& request, int64_t begin,
                       int64_t length);
 

@@ -164,9 +164,10 @@ absl::Status CheckValues(const BoundCall& call) {
 
 // Caches with the attributes that they need, and rings that have come round some times.
 void Draw(RandomSource& source) {
-  constexpr const char* kCaches[] = {"none", "dense", "ring"};
+  // Caches more often: their optional inputs go together, and many of their draws are thrown away.
+  constexpr const char* kCaches[] = {"none", "dense", "ring", "dense", "ring"};
   if (source.options().random_attributes) {
-    source.Attribute("cache", std::string(kCaches[source.Uniform(0, 2)]));
+    source.Attribute("cache", std::string(kCaches[source.Uniform(0, 4)]));
     source.Attribute("window_left", source.Uniform(-1, 40));
     source.Attribute("window_right", source.Uniform(-1, 40));
     source.Attribute("softcap", source.Uniform(0, 1) == 0 ? 0.0 : 0.5 + 10 * source.Uniform01());
