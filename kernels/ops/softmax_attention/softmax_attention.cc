@@ -25,8 +25,11 @@ const SchemaText& Schema() {
            "sinks: float32[H]?  # one more logit per head in the denominator, without a value",
            "cu_seqlens: int32[M+1]? if cache != 'dense' && !has(mask)  # packed sequences, B = 1",
            "initial_state_k: float[M,P,HK,K]? if cache != 'none'  # earlier keys, or the ring",
-           "initial_state_v: float[M,P,HV,V]? if cache != 'none'  # earlier values, or the ring",
-           "initial_state_pos: int64[M]? if cache == 'ring'  # tokens seen so far; 0 when absent"},
+           "initial_state_v: float[M,P,HV,V] if has(initial_state_k)  # earlier values, or the "
+           "ring",
+           "initial_state_pos: int64[M]? if cache == 'ring' && has(initial_state_k)  # tokens seen "
+           "so "
+           "far; 0 when absent"},
       .attributes =
           {"causal: bool = false", "scale: float = 1/sqrt(K)  # multiplies q.k",
            "window_left: int = -1 >= -1  # keys at most this many positions before; -1 = no limit",
@@ -43,8 +46,6 @@ const SchemaText& Schema() {
                 "cache != 'none' -> S == T  # as many keys as queries with a cache",
                 "cache == 'ring' -> window_left >= 0  # a ring with window_left",
                 "has(cu_seqlens) -> S == T  # as many keys as queries in packed calls",
-                "has(initial_state_k) == has(initial_state_v)  # both or none",
-                "has(initial_state_pos) -> has(initial_state_k)  # a position with its ring",
                 "cache == 'ring' && has(initial_state_k) -> P == window_left + 1  # a ring of "
                 "window_left + 1 slots"},
       .may_be_zero = "S P",
@@ -180,13 +181,12 @@ void Draw(RandomSource& source) {
     source.Dim("S", source.Dim("T", source.Uniform(1, 70)));
   }
   if (cache == "ring") source.Attribute("window_left", source.Uniform(0, 40));
-  const AttrValue* window = source.request().attributes.Find("window_left");
-  const bool continues = keeps && source.Wants("initial_state_k");
-  int64_t places = 0;
-  if (continues) places = cache == "ring" ? std::get<int64_t>(*window) + 1 : source.Uniform(0, 30);
+  int64_t places = keeps ? source.Uniform(0, 30) : 0;
+  if (cache == "ring") {
+    places = std::get<int64_t>(*source.request().attributes.Find("window_left")) + 1;
+  }
   places = source.Dim("P", places);
-  if (continues && cache == "ring" && !source.options().packed &&
-      source.Wants("initial_state_pos")) {
+  if (cache == "ring" && !source.options().packed && source.Wants("initial_state_pos")) {
     std::vector<int64_t> seen(static_cast<size_t>(source.Dim("B", source.Uniform(1, 3))));
     for (int64_t& tokens : seen) tokens = source.Uniform(0, 3 * places);
     source.request().inputs.Set("initial_state_pos",

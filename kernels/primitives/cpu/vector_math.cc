@@ -217,6 +217,12 @@ void Axpy(float a, const float* x, float* y, int64_t n) {
   });
 }
 
+void MulAdd(const float* a, const float* b, float* y, int64_t n) {
+  ForRow(n, [=](int64_t i, int64_t count) {
+    Store(hn::MulAdd(Load(a + i, count), Load(b + i, count), Load(y + i, count)), y + i, count);
+  });
+}
+
 void Add(const float* a, const float* b, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
 }
@@ -246,6 +252,7 @@ HWY_EXPORT(Dot);
 HWY_EXPORT(Scale);
 HWY_EXPORT(Mul);
 HWY_EXPORT(Axpy);
+HWY_EXPORT(MulAdd);
 HWY_EXPORT(Add);
 
 void LoadRow(const void* x, DType dtype, float* out, int64_t n) {
@@ -301,6 +308,9 @@ void MulRow(const float* a, const float* b, float* out, int64_t n) {
 }
 void AxpyRow(float a, const float* x, float* y, int64_t n) {
   HWY_DYNAMIC_DISPATCH(Axpy)(a, x, y, n);
+}
+void MulAddRow(const float* a, const float* b, float* y, int64_t n) {
+  HWY_DYNAMIC_DISPATCH(MulAdd)(a, b, y, n);
 }
 void AddRow(const float* a, const float* b, float* out, int64_t n) {
   HWY_DYNAMIC_DISPATCH(Add)(a, b, out, n);

@@ -43,6 +43,8 @@ void ScaleRow(float* x, float factor, int64_t n);
 void MulRow(const float* a, const float* b, float* out, int64_t n);
 // y += a x.
 void AxpyRow(float a, const float* x, float* y, int64_t n);
+// y += a b.
+void MulAddRow(const float* a, const float* b, float* y, int64_t n);
 // out = a + b.
 void AddRow(const float* a, const float* b, float* out, int64_t n);
 
