@@ -29,7 +29,7 @@ struct LinearReadout {
   int64_t value_size;
   const float* phi;         // [count,K]: phi(q_i), not turned.
   const float* key_sum;     // [K]: z.
-  const float* value_mean;  // [V]; null unless asked for.
+  const float* value_mean;  // [V]
   float* y;                 // [count,V]: in y, out o.
 };
 
@@ -46,7 +46,6 @@ struct LinearGlobalCall {
   Tensor key_mask;
   // w: float32 [B,max(HK,HV),S], contiguous. Undefined: 1.
   Tensor key_weight;
-  bool value_mean = false;
 
   // R: turns features [count,K] of tokens [begin, begin + count) of a head in place. Empty:
   // identity. z and LinearReadout::phi stay as they were before.
