@@ -1,0 +1,309 @@
+#include <gmock/gmock.h>
+
+#include <set>
+#include <thread>
+
+#include "service/rpc/testing/rpc_fixture.h"
+
+namespace attnd {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class OperatorsServiceTest : public RpcFixture {
+ protected:
+  OperatorsServiceTest() : RpcFixture({.max_calls_per_stream = 4}) {}
+};
+
+TEST_F(OperatorsServiceTest, ListFilters) {
+  v1::ListRequest request;
+  v1::ListResponse response;
+  {
+    grpc::ClientContext context;
+    ASSERT_TRUE(operators_->List(&context, request, &response).ok());
+  }
+  ASSERT_EQ(response.operators_size(), 2);
+  EXPECT_EQ(response.operators(0).id(), "toy_recurrence");
+  EXPECT_TRUE(response.operators(0).stateful());
+  EXPECT_TRUE(response.operators(0).packs_sequences());
+  EXPECT_EQ(response.operators(0).kernels(0).name(), "toy_cpu");
+  request.set_filter("sel");
+  grpc::ClientContext context;
+  ASSERT_TRUE(operators_->List(&context, request, &response).ok());
+  ASSERT_EQ(response.operators_size(), 1);
+  EXPECT_EQ(response.operators(0).id(), "toy_select");
+  EXPECT_FALSE(response.operators(0).stateful());
+}
+
+TEST_F(OperatorsServiceTest, DescribeTellsTheSchema) {
+  v1::DescribeRequest request;
+  request.set_op("toy_recurrence");
+  v1::OperatorDescription response;
+  grpc::ClientContext context;
+  ASSERT_TRUE(operators_->Describe(&context, request, &response).ok());
+  ASSERT_EQ(response.inputs_size(), 9);
+  const v1::PortDescription& g = response.inputs(3);
+  EXPECT_EQ(g.name(), "g");
+  EXPECT_EQ(g.type(), "float32");
+  EXPECT_TRUE(g.optional());
+  ASSERT_EQ(g.shapes_size(), 2);
+  EXPECT_THAT(g.shapes(1).dims(), ElementsAre("B", "T", "H"));
+  EXPECT_THAT(response.inputs(4).condition(), HasSubstr("softplus"));
+  const v1::AttributeDescription& scale = response.attributes(0);
+  EXPECT_EQ(scale.default_value(), "1/sqrt(K)");
+  EXPECT_EQ(scale.doc(), "multiplies q");
+  EXPECT_THAT(response.attributes(2).choices(), ElementsAre("log", "softplus", "sigmoid"));
+  EXPECT_EQ(response.attributes(3).default_value(), "[7, 7]");
+  EXPECT_EQ(response.outputs(1).name(), "lse");
+  EXPECT_EQ(response.rules_size(), 2);
+  EXPECT_EQ(response.tolerances_size(), 4);
+}
+
+TEST_F(OperatorsServiceTest, UnknownOperatorNamesTheNearest) {
+  v1::DescribeRequest request;
+  request.set_op("toy_recurrense");
+  v1::OperatorDescription response;
+  grpc::ClientContext context;
+  const grpc::Status status = operators_->Describe(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_THAT(status.error_message(), HasSubstr("toy_recurrence"));
+}
+
+TEST_F(OperatorsServiceTest, EvaluateComputes) {
+  TestCall call = RecurrenceCall(2);
+  call.inputs["initial_state"] = Values<float>({1, 2, 4}, {10, 10, 10, 10, 10, 10, 10, 10});
+  v1::EvaluateRequest request = call.ToNative();
+  request.set_request_id("r1");
+  v1::EvaluateResponse response;
+  const grpc::Status status = Evaluate(request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.request_id(), "r1");
+  EXPECT_EQ(response.kernel(), "composed");
+  EXPECT_EQ(response.batch_size(), 1u);
+  EXPECT_EQ(response.timing().queue_us(), 3u);
+  ASSERT_EQ(response.outputs_size(), 3);
+  EXPECT_THAT(response.outputs().at("o").shape(), ElementsAre(1, 2, 2, 4));
+  EXPECT_THAT(Floats(response.outputs().at("o").data()),
+              ElementsAre(11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 24, 26, 28, 30, 32, 34));
+  EXPECT_THAT(Floats(response.outputs().at("final_state").data()),
+              ElementsAre(20, 22, 24, 26, 28, 30, 32, 34));
+  EXPECT_THAT(Floats(response.outputs().at("final_state_n").data()), ElementsAre(2, 2));
+}
+
+TEST_F(OperatorsServiceTest, EveryTypeGoesThere) {
+  for (DType dtype : {DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64}) {
+    TestCall call = RecurrenceCall(2);
+    for (auto& [name, tensor] : call.inputs) tensor = Zeros(dtype, tensor.shape);
+    v1::EvaluateResponse response;
+    const grpc::Status status = Evaluate(call.ToNative(), &response);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(response.outputs().at("o").data().size(), 16 * SizeOf(dtype));
+  }
+}
+
+TEST_F(OperatorsServiceTest, NoTokensIsLegal) {
+  TestCall call = RecurrenceCall(0);
+  v1::EvaluateResponse response;
+  const grpc::Status status = Evaluate(call.ToNative(), &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_THAT(response.outputs().at("o").shape(), ElementsAre(1, 0, 2, 4));
+  EXPECT_EQ(response.outputs().at("o").data(), "");
+  EXPECT_THAT(Floats(response.outputs().at("final_state").data()),
+              ElementsAre(0, 0, 0, 0, 0, 0, 0, 0));
+}
+
+TEST_F(OperatorsServiceTest, OnlyWantedOutputsComeBack) {
+  TestCall call = RecurrenceCall();
+  call.attributes["return_lse"] = true;
+  call.outputs = {"lse", "o"};
+  v1::EvaluateResponse response;
+  const grpc::Status status = Evaluate(call.ToNative(), &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.outputs_size(), 2);
+  EXPECT_TRUE(response.outputs().contains("lse"));
+}
+
+TEST_F(OperatorsServiceTest, LargeTensorsSurviveUncopied) {
+  constexpr int64_t kTokens = 20000;
+  const TestCall call = RecurrenceCall(kTokens);
+  v1::EvaluateResponse response;
+  ASSERT_TRUE(Evaluate(call.ToNative(), &response).ok());
+  const std::vector<float> o = Floats(response.outputs().at("o").data());
+  ASSERT_EQ(o.size(), static_cast<size_t>(kTokens) * 8);
+  EXPECT_EQ(o[8], 1 + 9);
+  EXPECT_EQ(o[16], 1 + 9 + 17);
+}
+
+TEST_F(OperatorsServiceTest, DeadlineAndPriorityReachTheEngine) {
+  engine_.Hold(true);
+  v1::EvaluateRequest request = RecurrenceCall().ToNative();
+  request.set_priority(2);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+  grpc::Status status;
+  v1::EvaluateResponse response;
+  std::thread client([&] { status = operators_->Evaluate(&context, request, &response); });
+  ASSERT_TRUE(engine_.AwaitHeld(1));
+  const EngineCall& call = engine_.held_call(0);
+  EXPECT_EQ(call.priority, 2u);
+  EXPECT_LT(call.deadline, absl::Now() + absl::Seconds(61));
+  EXPECT_GT(call.deadline, absl::Now() + absl::Seconds(30));
+  engine_.Release();
+  client.join();
+  EXPECT_TRUE(status.ok());
+}
+
+TEST_F(OperatorsServiceTest, CancellationReachesTheEngine) {
+  engine_.Hold(true);
+  grpc::ClientContext context;
+  grpc::Status status;
+  v1::EvaluateResponse response;
+  const v1::EvaluateRequest request = RecurrenceCall().ToNative();
+  std::thread client([&] { status = operators_->Evaluate(&context, request, &response); });
+  ASSERT_TRUE(engine_.AwaitHeld(1));
+  const std::shared_ptr<CancelToken> cancel = engine_.held_call(0).cancel;
+  EXPECT_FALSE(cancel->cancelled());
+  context.TryCancel();
+  client.join();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
+  for (int i = 0; i < 1000 && !cancel->cancelled(); ++i) absl::SleepFor(absl::Milliseconds(10));
+  EXPECT_TRUE(cancel->cancelled());
+  engine_.Release();  // The message that the tensors are views on is still there.
+}
+
+TEST_F(OperatorsServiceTest, OverloadHasItsOwnCode) {
+  engine_.FailWith(absl::ResourceExhaustedError("queue full; retry in about 5 ms"));
+  v1::EvaluateResponse response;
+  const grpc::Status status = Evaluate(RecurrenceCall().ToNative(), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_F(OperatorsServiceTest, BatchAnswersOutOfOrderAndKeepsErrorsInBand) {
+  engine_.Hold(true);
+  grpc::ClientContext context;
+  auto stream = operators_->EvaluateBatch(&context);
+  v1::EvaluateRequest request = RecurrenceCall().ToNative();
+  request.set_request_id("a");
+  ASSERT_TRUE(stream->Write(request));
+  request.set_request_id("b");
+  ASSERT_TRUE(stream->Write(request));
+  request.set_request_id("bad");
+  request.set_op("nothing_like_it");
+  ASSERT_TRUE(stream->Write(request));
+  v1::BatchResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  ASSERT_TRUE(response.has_error());
+  EXPECT_EQ(response.error().request_id(), "bad");
+  EXPECT_EQ(response.error().code(), grpc::StatusCode::NOT_FOUND);
+  ASSERT_TRUE(engine_.AwaitHeld(2));
+  engine_.Release(1);
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.response().request_id(), "b");
+  engine_.Release(0);
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.response().request_id(), "a");
+  EXPECT_EQ(response.response().outputs().at("o").data().size(), 24 * sizeof(float));
+  stream->WritesDone();
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(OperatorsServiceTest, BatchBoundsCallsUnderWay) {
+  engine_.Hold(true);
+  grpc::ClientContext context;
+  auto stream = operators_->EvaluateBatch(&context);
+  v1::EvaluateRequest request = RecurrenceCall().ToNative();
+  constexpr int kCalls = 12;
+  for (int i = 0; i < kCalls; ++i) {
+    request.set_request_id(absl::StrCat(i));
+    ASSERT_TRUE(stream->Write(request));
+  }
+  stream->WritesDone();
+  ASSERT_TRUE(engine_.AwaitHeld(4));
+  absl::SleepFor(absl::Milliseconds(100));
+  EXPECT_EQ(engine_.held(), 4u);  // The fixture's limit.
+  std::set<std::string> answered;
+  for (int i = 0; i < kCalls; ++i) {
+    ASSERT_TRUE(engine_.AwaitHeld(1));
+    engine_.Release();
+    v1::BatchResponse response;
+    ASSERT_TRUE(stream->Read(&response));
+    answered.insert(response.response().request_id());
+  }
+  EXPECT_EQ(answered.size(), static_cast<size_t>(kCalls));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(OperatorsServiceTest, BatchOfNothingEnds) {
+  grpc::ClientContext context;
+  auto stream = operators_->EvaluateBatch(&context);
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(OperatorsServiceTest, CancelledBatchCancelsItsCalls) {
+  engine_.Hold(true);
+  grpc::ClientContext context;
+  auto stream = operators_->EvaluateBatch(&context);
+  ASSERT_TRUE(stream->Write(RecurrenceCall().ToNative()));
+  ASSERT_TRUE(engine_.AwaitHeld(1));
+  const std::shared_ptr<CancelToken> cancel = engine_.held_call(0).cancel;
+  context.TryCancel();
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  for (int i = 0; i < 1000 && !cancel->cancelled(); ++i) absl::SleepFor(absl::Milliseconds(10));
+  EXPECT_TRUE(cancel->cancelled());
+  engine_.Release();
+}
+
+TEST_F(OperatorsServiceTest, CompareReportsOnGivenInputs) {
+  v1::CompareRequest request;
+  *request.mutable_call() = RecurrenceCall().ToNative();
+  v1::CompareResponse response;
+  grpc::ClientContext context;
+  const grpc::Status status = operators_->Compare(&context, request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.kernel(), "composed");
+  EXPECT_TRUE(response.within_tolerance());
+  EXPECT_TRUE(response.bitwise_repeatable());
+  ASSERT_EQ(response.outputs_size(), 3);
+  EXPECT_EQ(response.outputs(0).output(), "o");
+}
+
+TEST_F(OperatorsServiceTest, CompareDrawsInputs) {
+  v1::CompareRequest request;
+  request.mutable_call()->set_op("toy_recurrence");
+  request.mutable_random()->set_seed(7);
+  request.mutable_random()->set_dtype(v1::BFLOAT16);
+  (*request.mutable_random()->mutable_dims())["T"] = 33;
+  v1::CompareResponse response;
+  grpc::ClientContext context;
+  const grpc::Status status = operators_->Compare(&context, request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.tolerance(), 1e-2);
+}
+
+TEST_F(OperatorsServiceTest, CompareRefusesWhatCannotBe) {
+  const auto code = [this](const v1::CompareRequest& request) {
+    v1::CompareResponse response;
+    grpc::ClientContext context;
+    return operators_->Compare(&context, request, &response).error_code();
+  };
+  v1::CompareRequest request;
+  request.mutable_call()->set_op("toy_recurrence");
+  (*request.mutable_random()->mutable_dims())["T"] = int64_t{1} << 40;
+  EXPECT_EQ(code(request), grpc::StatusCode::INVALID_ARGUMENT);
+  (*request.mutable_random()->mutable_dims())["T"] = -1;
+  EXPECT_EQ(code(request), grpc::StatusCode::INVALID_ARGUMENT);
+  (*request.mutable_random()->mutable_dims())["T"] = 2;
+  request.mutable_random()->set_dtype(v1::INT32);
+  EXPECT_EQ(code(request), grpc::StatusCode::INVALID_ARGUMENT);
+  *request.mutable_call() = RecurrenceCall().ToNative();
+  EXPECT_EQ(code(request), grpc::StatusCode::INVALID_ARGUMENT);  // Inputs, and random ones.
+  request.clear_random();
+  request.mutable_call()->add_outputs("o");
+  EXPECT_EQ(code(request), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+}  // namespace
+}  // namespace attnd
