@@ -13,19 +13,21 @@ void CallStream::OnReadDone(bool ok) {
   Place place;
   {
     absl::MutexLock lock(&mu_);
-    reading_ = false;
-    if (ok && !finished_) {
-      place = pending_.emplace(pending_.end());
-    } else {
-      ok = false;
-      no_more_requests_ = true;
-    }
+    ok = ok && !finished_;
+    if (ok) place = pending_.emplace(pending_.end());
   }
   if (ok) {
     grpc::ByteBuffer request;
     request.Swap(&request_);
     handler_(std::move(request), cancel_,
              [self = self_, place](Answer answer) { self->OnAnswer(place, std::move(answer)); });
+  }
+  {
+    // Only now: answers come from other threads, and the next request must not overtake this one
+    // on its way into the handler.
+    absl::MutexLock lock(&mu_);
+    reading_ = false;
+    no_more_requests_ = no_more_requests_ || !ok;
   }
   Proceed();
 }

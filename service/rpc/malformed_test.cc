@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <google/protobuf/text_format.h>
 #include <grpcpp/generic/generic_stub.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -788,7 +789,9 @@ class MalformedTest : public RpcFixture {
     EXPECT_EQ(sequences_.usage().sequences, 0u);
   }
 
+  // Of what is in use: what the allocator keeps for later is given back first.
   static int64_t ResidentBytes() {
+    malloc_trim(0);
     std::ifstream statm("/proc/self/statm");
     int64_t size = 0, resident = 0;
     statm >> size >> resident;
@@ -806,12 +809,15 @@ TEST_F(MalformedTest, EveryMistakeIsRefusedAndNamed) {
 }
 
 TEST_F(MalformedTest, MemoryStaysFlat) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers keep freed memory";
+#endif
   SendAll();  // Pools and tables fill.
   const int64_t before = ResidentBytes();
   for (int i = 0; i < 5; ++i) SendAll();
   const int64_t grown = ResidentBytes() - before;
   RecordProperty("grown_bytes", std::to_string(grown));
-  EXPECT_LT(grown, int64_t{8} << 20);
+  EXPECT_LT(grown, int64_t{4} << 20);
   ExpectStillAnswers();
 }
 
