@@ -2,7 +2,7 @@
 
     generate.py --schema schema.json --proto DIR --out DIR
 
-`schema.json` is what the program attnd-schema prints. The result under --out is a complete package: `pip wheel` builds
+`schema.json` is what the program attnd-schema writes: an attnd.v1.OperatorDescription for each operator. The result under --out is a complete package: `pip wheel` builds
 it, and --out/src on PYTHONPATH runs it.
 """
 
@@ -76,7 +76,7 @@ def python_type(attribute: dict[str, Any]) -> str:
 
 
 def shape(port: dict[str, Any]) -> str:
-    return " or ".join("[" + ",".join(dims) + "]" for dims in port["shapes"])
+    return " or ".join("[" + ",".join(alternative["dims"]) + "]" for alternative in port["shapes"])
 
 
 def entry(name: str, what: str, doc: str) -> str:
@@ -96,8 +96,8 @@ def input_doc(port: dict[str, Any]) -> str:
 
 def attribute_doc(attribute: dict[str, Any]) -> str:
     what = attribute["type"] if not attribute["choices"] else "one of " + ", ".join(attribute["choices"])
-    if attribute["default"] not in (None, ""):
-        what += f", default {attribute['default']}"
+    if attribute["default_value"]:
+        what += f", default {attribute['default_value']}"
     elif attribute["required"]:
         what += ", required"
     return entry(identifier(attribute["name"]), what, attribute["doc"])

@@ -1,0 +1,59 @@
+// attndctl: lists, describes, evaluates, compares and measures the operators of a server.
+#include <iostream>
+
+#include "CLI/CLI.hpp"
+#include "clients/cli/commands.h"
+#include "clients/cli/output.h"
+
+namespace attnd::cli {
+
+absl::StatusOr<client::Client> Session::Connect() const {
+  client::Options options;
+  if (timeout > 0) {
+    options.timeout = absl::Seconds(timeout);
+    options.connect_timeout = options.timeout;
+  }
+  return client::Client::Connect(address, options);
+}
+
+void Session::Run(const std::function<absl::StatusOr<int>(const client::Client&)>& body) {
+  const auto client = Connect();
+  if (!client.ok()) {
+    exit_status = Report(client.status());
+    return;
+  }
+  const auto result = body(*client);
+  exit_status = result.ok() ? *result : Report(result.status());
+}
+
+namespace {
+
+int Main(int argc, char** argv) {
+  Session session;
+  CLI::App app(
+      "Attention operators of an attnd server: list, describe, evaluate, compare, measure.");
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.add_option("--address", session.address, "Server, host:port")
+      ->envname("ATTND_ADDRESS")
+      ->capture_default_str();
+  app.add_option("--timeout", session.timeout, "Seconds for each call; 0: no limit")
+      ->check(CLI::NonNegativeNumber);
+  app.add_flag("--json", session.json, "Print JSON");
+  AddList(app, session);
+  AddDescribe(app, session);
+  AddEvaluate(app, session);
+  AddCompare(app, session);
+  AddBench(app, session);
+  AddHealth(app, session);
+  app.add_subcommand("version", "Print the version")->callback([] {
+    std::cout << "attndctl " ATTND_VERSION "\n";
+  });
+  CLI11_PARSE(app, argc, argv);
+  return session.exit_status;
+}
+
+}  // namespace
+}  // namespace attnd::cli
+
+int main(int argc, char** argv) { return attnd::cli::Main(argc, argv); }
