@@ -115,8 +115,8 @@ class Flags {
         ->envname(EnvironmentName(flag))
         ->type_name("SIZE")
         ->default_str(SizeText(variable))
-        ->transform(CLI::AsSizeValue(false) &
-                    CLI::Range(static_cast<double>(least), 1e15, "at least " + SizeText(least)));
+        ->transform(CLI::AsSizeValue(false).description(""))
+        ->check(CLI::Range(static_cast<double>(least), 1e15).description(""));
   }
 
   template <typename T>

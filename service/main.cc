@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/synchronization/mutex.h"
 #include "service/config.h"
 #include "service/log.h"
 #include "service/process.h"
@@ -10,6 +11,8 @@
 #include "service/version.h"
 
 int main(int argc, char** argv) {
+  // Debian's abseil is built with checks that make every lock, gRPC's too, pay for a global one.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   const attnd::StopSignal stop;
   const attnd::ParsedConfig parsed =
       attnd::ParseConfig(std::vector<std::string>(argv + 1, argv + argc));
