@@ -1,29 +1,76 @@
 #include "kernels/core/batch.h"
 
+#include <algorithm>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/core/expression.h"
 
 namespace attnd {
 namespace {
 
-// Along which axis the calls' versions of a port are laid together, or -1: all must hold the same
-// bytes.
+// What an expression of the schema sees of a bound call.
+class CallEnvironment final : public Environment {
+ public:
+  explicit CallEnvironment(const BoundCall& call) : call_(call) {}
+  std::optional<AttrValue> Lookup(absl::string_view name) const override {
+    if (const AttrValue* value = call_.attributes().Find(name)) return *value;
+    if (const int64_t* size = call_.dims().Find(name)) return AttrValue(*size);
+    return std::nullopt;
+  }
+  bool Has(absl::string_view name) const override {
+    return call_.has(name) || call_.has_attribute(name);
+  }
+
+ private:
+  const BoundCall& call_;
+};
+
+// Along which axis the calls' versions of a port are laid together.
 struct Layout {
   bool packs;  // Tokens end to end, instead of batch rows on top of one another.
 
+  static constexpr int kShared = -1;   // No axis of the batch: all must hold the same bytes.
+  static constexpr int kNowhere = -2;  // The port has no place in such a call.
+
   int AxisOf(const Port& port, int alternative) const {
     const int batch = port.AxisOf("B", alternative);
-    if (batch == 0 && packs && port.AxisOf("T", alternative) == 1) return 1;
-    if (batch == 0 || port.AxisOf("M", alternative) == 0) return 0;
-    return -1;
+    if (!packs) return batch == 0 || port.AxisOf("M", alternative) == 0 ? 0 : kShared;
+    for (const absl::string_view tokens : {"T", "S"}) {
+      const int axis = port.AxisOf(tokens, alternative);
+      if (axis >= 0) return batch == 0 && axis == 1 ? 1 : kNowhere;
+    }
+    if (batch >= 0) return kNowhere;  // A batch row without tokens.
+    return port.AxisOf("M", alternative) == 0 ? 0 : kShared;
   }
 };
 
-Layout LayoutOf(const OpSpec& spec) {
-  return Layout{spec.packs() && spec.text().packed_by_sequence};
+// Calls that could have been given as packed sequences, queries and keys alike, are packed.
+Layout LayoutOf(const BoundCall& call) {
+  const OpSpec& spec = call.spec();
+  if (!spec.packs() || !spec.text().packed_by_sequence) return {.packs = false};
+  const std::optional<Expression>& condition = spec.FindInput("cu_seqlens")->condition;
+  if (condition.has_value()) {
+    const absl::StatusOr<bool> holds = condition->EvaluateBool(CallEnvironment(call));
+    if (!holds.ok() || !*holds) return {.packs = false};
+  }
+  const int64_t* keys = call.dims().Find("S");
+  return {.packs = keys == nullptr || *keys == call.dim("T")};
+}
+
+// Whether a size is computed from others and shapes no output, so that calls may differ in it.
+bool FollowsTokens(const BoundCall& call, absl::string_view symbol) {
+  const OpSpec& spec = call.spec();
+  const bool derived = std::any_of(spec.derived().begin(), spec.derived().end(),
+                                   [symbol](const Derived& d) { return d.symbol == symbol; });
+  if (!derived) return false;
+  for (const BoundCall::OutputSpec& output : call.outputs()) {
+    if (spec.FindOutput(output.name)->AxisOf(symbol) >= 0) return false;
+  }
+  return true;
 }
 
 // A dense call [B,T,..] as the packed row [1,B*T,..] that it is in memory.
@@ -51,20 +98,16 @@ bool SameBytes(const Tensor& a, const Tensor& b) {
 
 std::string BatchKey(const BoundCall& call, absl::string_view kernel) {
   const OpSpec& spec = call.spec();
-  const Layout layout = LayoutOf(spec);
+  const Layout layout = LayoutOf(call);
   if (call.packed() && !layout.packs) return "";
   for (const BoundCall::OutputSpec& output : call.outputs()) {
     if (layout.AxisOf(*spec.FindOutput(output.name), 0) < 0) return "";
   }
-  std::string key = absl::StrCat(spec.id(), "|", kernel, "|", Name(call.dtype()));
+  std::string key =
+      absl::StrCat(spec.id(), "|", kernel, "|", Name(call.dtype()), layout.packs ? "|packed" : "");
   for (const auto& [symbol, size] : call.dims()) {
-    if (symbol == "B" || symbol == "M" || (symbol == "T" && layout.packs)) continue;
-    // Keys are as long as queries where calls may be packed: S may differ with T, if each S is its
-    // T.
-    if (symbol == "S" && layout.packs) {
-      if (size != call.dim("T")) return "";
-      continue;
-    }
+    if (symbol == "B" || symbol == "M") continue;
+    if (layout.packs && (symbol == "T" || symbol == "S" || FollowsTokens(call, symbol))) continue;
     absl::StrAppend(&key, "|", symbol, "=", size);
   }
   for (const auto& [name, value] : call.attributes())
@@ -73,13 +116,12 @@ std::string BatchKey(const BoundCall& call, absl::string_view kernel) {
     if (name == "cu_seqlens") continue;
     const int alternative = call.alternative(name);
     const int axis = layout.AxisOf(*spec.FindInput(name), alternative);
+    if (axis == Layout::kNowhere) return "";
     absl::StrAppend(&key, "|", name, ":", alternative);
-    if (axis < 0) {
+    if (axis == Layout::kShared) {
       constexpr int64_t kMostHashed = int64_t{1} << 20;
       if (tensor.byte_size() > kMostHashed) return "";
       absl::StrAppend(&key, "#", HashBytes(tensor));
-    } else if (axis == 0 && layout.packs && spec.FindInput(name)->AxisOf("B", alternative) == 0) {
-      return "";  // A batch row without tokens has no place in a packed call.
     }
   }
   return key;
@@ -89,7 +131,7 @@ absl::StatusOr<BoundCall> Pack(absl::Span<const BoundCall* const> calls) {
   if (calls.empty()) return absl::InvalidArgumentError("nothing to pack");
   const BoundCall& first = *calls[0];
   const OpSpec& spec = first.spec();
-  const Layout layout = LayoutOf(spec);
+  const Layout layout = LayoutOf(first);
   CallRequest packed{spec.id(), {}, first.attributes(), ""};
   for (const auto& [name, example] : first.inputs()) {
     if (name == "cu_seqlens") continue;
@@ -144,15 +186,18 @@ absl::StatusOr<BoundCall> Pack(absl::Span<const BoundCall* const> calls) {
 absl::StatusOr<std::vector<NamedTensors>> Unpack(absl::Span<const BoundCall* const> calls,
                                                  const NamedTensors& packed_outputs) {
   std::vector<NamedTensors> results(calls.size());
+  const OpSpec& spec = calls[0]->spec();
+  const Layout layout = LayoutOf(*calls[0]);
   for (const auto& [name, whole] : packed_outputs) {
-    const OpSpec& spec = calls[0]->spec();
-    const int axis = LayoutOf(spec).AxisOf(*spec.FindOutput(name), 0);
+    const int axis = layout.AxisOf(*spec.FindOutput(name), 0);
     int64_t at = 0;
     for (size_t i = 0; i < calls.size(); ++i) {
       const BoundCall::OutputSpec* wanted = calls[i]->FindOutput(name);
       if (wanted == nullptr || axis < 0)
         return absl::InternalError(absl::StrCat("no output ", name, " to unpack"));
       const int64_t length = axis == 1 ? wanted->shape[0] * wanted->shape[1] : wanted->shape[0];
+      if (at + length > whole.dim(axis))
+        return absl::InternalError(absl::StrCat("output ", name, " is too short to unpack"));
       const Tensor part = whole.Slice(axis, at, length);
       at += length;
       // Contiguous: nothing lies outside the cut axis but an axis of size 1.
