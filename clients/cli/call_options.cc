@@ -4,6 +4,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "clients/cli/random_inputs.h"
@@ -136,11 +137,19 @@ absl::StatusOr<client::Call> CallOptions::WithoutInputs(const client::Client& cl
   for (const std::string& text : attribute_) {
     const auto pair = Assignment("--attr", text);
     if (!pair.ok()) return pair.status();
-    std::string type = "string";  // The server says what it thinks of an unknown attribute.
+    const v1::AttributeDescription* described = nullptr;
     for (const v1::AttributeDescription& attribute : description->attributes()) {
-      if (attribute.name() == pair->first) type = attribute.type();
+      if (attribute.name() == pair->first) described = &attribute;
     }
-    auto value = ParseAttribute(pair->first, type, pair->second);
+    if (described == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--attr ", pair->first, ": ", op_, " has no such attribute, expected one of ",
+          absl::StrJoin(description->attributes(), ", ",
+                        [](std::string* out, const v1::AttributeDescription& known) {
+                          absl::StrAppend(out, known.name());
+                        })));
+    }
+    auto value = ParseAttribute(pair->first, described->type(), pair->second);
     if (!value.ok()) return value.status();
     call.attributes[pair->first] = *std::move(value);
   }
