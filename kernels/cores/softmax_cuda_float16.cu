@@ -1,0 +1,9 @@
+#include <cuda_fp16.h>
+
+#include "kernels/cores/softmax_kernel.cuh"
+
+namespace attnd::cuda {
+
+template cudaError_t LaunchSoftmax<__half>(const SoftmaxArguments&, unsigned, cudaStream_t);
+
+}  // namespace attnd::cuda

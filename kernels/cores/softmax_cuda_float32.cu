@@ -1,0 +1,7 @@
+#include "kernels/cores/softmax_kernel.cuh"
+
+namespace attnd::cuda {
+
+template cudaError_t LaunchSoftmax<float>(const SoftmaxArguments&, unsigned, cudaStream_t);
+
+}  // namespace attnd::cuda
