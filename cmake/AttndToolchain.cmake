@@ -38,7 +38,9 @@ find_package(absl REQUIRED)
 find_package(TBB REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(PkgConfig REQUIRED)
-pkg_check_modules(LIBXSMM REQUIRED IMPORTED_TARGET libxsmm libxsmmnoblas)
+# In this order: the second library answers for the BLAS that the first would fall back on.
+find_library(LIBXSMM xsmm REQUIRED)
+find_library(LIBXSMM_NOBLAS xsmmnoblas REQUIRED)
 pkg_check_modules(LIBHWY REQUIRED IMPORTED_TARGET libhwy)
 
 if(ATTND_SERVICE)
