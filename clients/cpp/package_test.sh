@@ -15,12 +15,12 @@ trap finish EXIT
 "$cmake" -S "$example" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$work/prefix"
 "$cmake" --build "$work/build"
 
-"$build/bin/attnd" serve --port 0 --http-port 0 --port-file "$work/port" 2> "$work/server.log" &
+"$build/bin/attnd" serve --port 0 --metrics-port -1 --port-file "$work/ports.json" 2> "$work/server.log" &
 server=$!
 for _ in $(seq 300); do
-  [ -s "$work/port" ] && break
+  [ -e "$work/ports.json" ] && break
   kill -0 "$server" || { cat "$work/server.log" >&2; exit 1; }
   sleep 0.1
 done
-[ -s "$work/port" ] || { cat "$work/server.log" >&2; exit 1; }
-"$work/build/example" "localhost:$(head -n 1 "$work/port")"
+port=$(sed 's/.*"grpc":\([0-9]*\).*/\1/' "$work/ports.json")
+"$work/build/example" "localhost:$port"
