@@ -11,7 +11,7 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 show() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }
 
 log=$(mktemp)
-"$bin/attnd" serve --port "$grpc" --http-port "$http" --log-format text 2>"$log" &
+"$bin/attnd" serve --port "$grpc" --metrics-port "$http" --log-format text 2>"$log" &
 server=$!
 stop() { kill -TERM "$server" 2>/dev/null && wait "$server" || true; rm -f "$log"; }
 trap stop EXIT
@@ -29,8 +29,8 @@ grep -iE 'device|cuda' "$log" | head -n 2 || true
 
 say "Three operators, each beside its float64 definition"
 for op in softmax_attention gla gated_delta_rule; do
-  show "$bin/attndctl" --address "$address" compare "$op" --random --dim B=1 --dim T=512 --dim H=4 --dim HK=4 --dim HV=4 \
-    --dim K=64 --dim V=64 --seed 1
+  show "$bin/attndctl" --address "$address" compare "$op" --random \
+    --dim B=1 --dim T=512 --dim K=64 --dim V=64 --seed 1
 done
 
 say "Next"
