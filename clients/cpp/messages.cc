@@ -60,7 +60,7 @@ int64_t InputBytes(const Call& call) {
   return bytes;
 }
 
-v1::EvaluateRequest ToRequest(Call call) {
+v1::EvaluateRequest ToRequest(Call&& call) {
   v1::EvaluateRequest request = Header(call);
   for (auto& [name, tensor] : call.inputs) {
     v1::Tensor& out = (*request.mutable_inputs())[name];

@@ -16,7 +16,7 @@ namespace attnd::client {
 int64_t InputBytes(const Call& call);
 
 // The whole call; the bytes of its tensors are moved, not copied.
-v1::EvaluateRequest ToRequest(Call call);
+v1::EvaluateRequest ToRequest(Call&& call);
 
 // Takes the outputs' bytes out of the message. INTERNAL if a tensor's bytes do not fit its shape.
 absl::StatusOr<Result> FromResponse(v1::EvaluateResponse& response);
