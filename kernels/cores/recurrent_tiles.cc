@@ -157,41 +157,56 @@ void ChunkDecay::VectorProducts(const float* a, const float* b, float* out) cons
   }
 }
 
+// Rows whose decay since the sub-chunk's start is mild are factored as e^G_r e^-G_s and multiplied
+// at once; from the first strong one on, pairs are walked one by one. Which form a row takes
+// depends on no later token.
 void ChunkDecay::DiagonalBlock(const float* a, const float* b, int64_t first, int64_t rows,
                                float* out) const {
   Scratch scratch;
   float* sums = scratch.Take<float>(kSubChunk * width_);
   std::fill(sums, sums + width_, 0.0f);
-  for (int64_t r = 1; r < rows; ++r) {
-    AddRow(sums + (r - 1) * width_, gates_ + (first + r) * width_, sums + r * width_, width_);
+  int64_t mild = 1;
+  for (; mild < rows; ++mild) {
+    float* sum = sums + mild * width_;
+    AddRow(sum - width_, gates_ + (first + mild) * width_, sum, width_);
+    // Comparison written so that NaN ends the run.
+    if (!std::all_of(sum, sum + width_, [](float value) { return value >= kFactorable; })) break;
   }
-  const float* last = sums + (rows - 1) * width_;
-  // Comparison written so that NaN takes the exact path.
-  const bool factorable =
-      std::all_of(last, last + width_, [](float sum) { return sum >= kFactorable; });
-  if (!factorable) {
-    for (int64_t s = 0; s < rows; ++s) {
-      const float* key = b + (first + s) * width_;
-      out[(first + s) * kChunk + first + s] = DotRow(a + (first + s) * width_, key, width_);
-      std::fill(sums, sums + width_, 0.0f);
-      for (int64_t r = s + 1; r < rows; ++r) {
-        out[(first + r) * kChunk + first + s] =
-            DotDecayed(a + (first + r) * width_, key, gates_ + (first + r) * width_, sums, width_);
+  FactoredPairs(a, b, first, mild, sums, out);
+  for (int64_t s = 0; s < rows && mild < rows; ++s) {
+    const float* key = b + (first + s) * width_;
+    std::fill(sums, sums + width_, 0.0f);
+    for (int64_t r = s; r < rows; ++r) {
+      const float* query = a + (first + r) * width_;
+      float& weight = out[(first + r) * kChunk + first + s];
+      if (r == s) {
+        if (r >= mild) weight = DotRow(query, key, width_);
+        continue;
       }
+      const float walked = DotDecayed(query, key, gates_ + (first + r) * width_, sums, width_);
+      if (r >= mild) weight = walked;
     }
-    return;
   }
-  float* inverse = scratch.Take<float>(kSubChunk * width_);
+}
+
+void ChunkDecay::FactoredPairs(const float* a, const float* b, int64_t first, int64_t rows,
+                               const float* sums, float* out) const {
+  Scratch scratch;
+  const int64_t size = rows * width_;
+  float* left = scratch.Take<float>(size);
+  float* right = scratch.Take<float>(size);
   float* transposed = scratch.Take<float>(kSubChunk * width_);
   float* block = scratch.Take<float>(kSubChunk * kSubChunk);
-  const int64_t size = rows * width_;
-  for (int64_t i = 0; i < size; ++i) inverse[i] = -sums[i];
-  ExpRow(sums, size);
-  ExpRow(inverse, size);
-  MulRow(sums, a + first * width_, sums, size);
-  MulRow(inverse, b + first * width_, inverse, size);
-  Transpose(rows, width_, inverse, width_, transposed, kSubChunk);
-  Gemm(rows, rows, width_, sums, width_, transposed, kSubChunk, block, kSubChunk, false);
+  for (int64_t i = 0; i < size; ++i) {
+    left[i] = sums[i];
+    right[i] = -sums[i];
+  }
+  ExpRow(left, size);
+  ExpRow(right, size);
+  MulRow(left, a + first * width_, left, size);
+  MulRow(right, b + first * width_, right, size);
+  Transpose(rows, width_, right, width_, transposed, kSubChunk);
+  Gemm(rows, rows, width_, left, width_, transposed, kSubChunk, block, kSubChunk, false);
   for (int64_t r = 0; r < rows; ++r) {
     std::memcpy(out + (first + r) * kChunk + first, block + r * kSubChunk,
                 static_cast<size_t>(r + 1) * sizeof(float));

@@ -313,10 +313,13 @@ TEST_P(OperatorTest, NanInputsPropagateWithoutHarm) {
   RandomOptions options = Options(0);
   options.optional_inputs = 0;  // A mask may rightly hide the NaN.
   CallRequest request = Random(op().spec.id(), options);
-  // The first input whole: single rows may have nothing to attend.
-  Tensor& first = request.inputs.begin()->second;
-  first = CopyOf(first);
-  Cpu().Fill(std::numeric_limits<double>::quiet_NaN(), first);
+  // A whole input: single rows may have nothing to attend.
+  for (auto& [name, tensor] : request.inputs) {
+    if (op().spec.FindInput(name)->type != PortType::kFloat) continue;
+    tensor = CopyOf(tensor);
+    Cpu().Fill(std::numeric_limits<double>::quiet_NaN(), tensor);
+    break;
+  }
   for (const std::string& kernel : kernels()) {
     if (!Takes(request, kernel)) continue;
     const std::vector<double> o = ToDoubles(Output(RunCall(request, backend()), "o"));

@@ -26,7 +26,7 @@ const SchemaText& Schema() {
            "block_indices: int[BM,HB,MB,NK]?  # key blocks of each query block; negative: empty "
            "slot",
            "block_counts: int[BM,HB,MB]? if has(block_indices)  # only the first so many count",
-           "block_mask: bool[BM,HB,MB,NB]?  # true = listed",
+           "block_mask: bool[BM,HB,MB,NB] if !has(block_indices)  # true = listed",
            "cu_seqlens: int32[M+1]?  # packed sequences, each with its own grid of blocks"},
       .attributes = {"block_size_q: int = 64 >= 1", "block_size_k: int = 64 >= 1",
                      "causal: bool = false",
@@ -35,7 +35,6 @@ const SchemaText& Schema() {
                      "scale: float = 1/sqrt(K)  # multiplies q.k", "return_lse: bool = false"},
       .outputs = {"o: float[B,T,H,V]", "lse: float32[B,T,H] if return_lse  # ln of the sum"},
       .rules = {kQueryHeadsRule, "HV == HK  # as many value heads as key heads",
-                "has(block_indices) != has(block_mask)  # exactly one form of the lists",
                 "H % HB == 0  # HB that divides H",
                 "select(has(cu_seqlens), BM == M, BM == 1 || BM == B)  # lists for every batch row "
                 "(packed: sequence), or one for all rows",
@@ -159,13 +158,13 @@ void Draw(RandomSource& source) {
   const int64_t query_blocks = blocks(longest, size("block_size_q"));
   const int64_t all_blocks = blocks(packed ? longest : keys, size("block_size_k"));
 
-  const bool wants_mask = source.Wants("block_mask"), wants_indices = source.Wants("block_indices");
-  const bool as_mask = wants_mask == wants_indices ? source.Uniform(0, 1) == 0 : wants_mask;
   const Dims lists = {sequences, list_heads, query_blocks};
-  if (as_mask) {
+  // Nothing optional: every block is read, and nothing is hidden.
+  const bool all = source.options().optional_inputs == 0;
+  if (!source.Wants("block_indices")) {
     Tensor mask = AllocateHost(DType::kBool, {lists[0], lists[1], lists[2], all_blocks}).value();
     for (int64_t i = 0; i < mask.num_elements(); ++i) {
-      mask.data<bool>()[i] = source.Uniform(0, 1) == 0;
+      mask.data<bool>()[i] = all || source.Uniform(0, 1) == 0;
     }
     source.request().inputs.Set("block_mask", mask);
     return;
