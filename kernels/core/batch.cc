@@ -117,6 +117,11 @@ std::string BatchKey(const BoundCall& call, absl::string_view kernel) {
     const int alternative = call.alternative(name);
     const int axis = layout.AxisOf(*spec.FindInput(name), alternative);
     if (axis == Layout::kNowhere) return "";
+    // As many rows as the batch: perhaps one for each of it under another name, which a larger
+    // batch would break.
+    const bool per_row = tensor.rank() > 0 && call.dims().contains("B") &&
+                         tensor.dim(0) == call.dim("B") && tensor.dim(0) > 1;
+    if (axis == Layout::kShared && per_row) return "";
     absl::StrAppend(&key, "|", name, ":", alternative);
     if (axis == Layout::kShared) {
       constexpr int64_t kMostHashed = int64_t{1} << 20;
