@@ -8,6 +8,13 @@
 namespace attnd {
 namespace {
 
+// The global core sums once for each head of the finer of k and v, so one count must divide the
+// other.
+bool HeadsNest(const BoundCall& call) {
+  const int64_t keys = call.dim("HK"), values = call.dim("HV");
+  return std::max(keys, values) % std::min(keys, values) == 0;
+}
+
 bool Supports(const BoundCall& call) {
   return cpu::FitsRecurrentCore(call.dim("K"), call.dim("V"));
 }
@@ -77,10 +84,12 @@ void RegisterLinearAttentionCpu(Registry& registry) {
       "linear_attention",
       {"chunk_cpu", Device::kCpu,
        [](const BoundCall& call) { return call.flag("causal") && Supports(call); }, RunCausal});
-  registry.AddKernel(
-      "linear_attention",
-      {"global_cpu", Device::kCpu,
-       [](const BoundCall& call) { return !call.flag("causal") && Supports(call); }, RunWhole});
+  registry.AddKernel("linear_attention", {"global_cpu", Device::kCpu,
+                                          [](const BoundCall& call) {
+                                            return !call.flag("causal") && HeadsNest(call) &&
+                                                   Supports(call);
+                                          },
+                                          RunWhole});
 }
 
 }  // namespace attnd

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/cores/linear_global_cuda.h"
 #include "kernels/cores/recurrent_operator_cuda.h"
 #include "kernels/primitives/composer.h"
@@ -47,8 +49,12 @@ absl::Status RunWhole(Backend& backend, const BoundCall& call, const NamedTensor
   return cuda::LinearGlobal(backend, core);
 }
 
+// The global core sums once for each head of the finer of k and v, so one count must divide the
+// other.
 bool FitsGlobal(const BoundCall& call) {
-  return call.dim("K") <= cuda::kMaxLinearGlobalHeadSize &&
+  const int64_t keys = call.dim("HK"), values = call.dim("HV");
+  return std::max(keys, values) % std::min(keys, values) == 0 &&
+         call.dim("K") <= cuda::kMaxLinearGlobalHeadSize &&
          call.dim("V") <= cuda::kMaxLinearGlobalHeadSize;
 }
 
