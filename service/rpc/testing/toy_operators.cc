@@ -1,6 +1,9 @@
 #include "service/rpc/testing/toy_operators.h"
 
+#include <vector>
+
 #include "absl/strings/str_cat.h"
+#include "kernels/core/random_call.h"
 #include "kernels/primitives/composer.h"
 
 namespace attnd {
@@ -67,17 +70,27 @@ absl::Status CheckSelect(const BoundCall& call) {
   return absl::OkStatus();
 }
 
+void DrawSelect(RandomSource& source) {
+  source.Attribute("height", int64_t{2});
+  source.Attribute("width", int64_t{3});
+  const int64_t count = source.Dim("B", 1) * source.Dim("N", 6) * source.Dim("R", 2);
+  std::vector<int32_t> index(static_cast<size_t>(count));
+  for (int32_t& i : index) i = static_cast<int32_t>(source.Uniform(0, source.Dim("N", 6) - 1));
+  source.request().inputs.Set(
+      "index",
+      HostTensor<int32_t>({source.Dim("B", 1), source.Dim("N", 6), source.Dim("R", 2)}, index));
+}
+
 }  // namespace
 
 void RegisterToyOperators(Registry& registry) {
   registry.Add(RecurrenceSchema(), ComposeRecurrence);
-  registry
-      .Add(SelectSchema(),
-           [](Composer& c) {
-             c.Out("o", c.In("q"));
-             return c.status();
-           })
-      .check = CheckSelect;
+  Operator& select = registry.Add(SelectSchema(), [](Composer& c) {
+    c.Out("o", c.In("q"));
+    return c.status();
+  });
+  select.check = CheckSelect;
+  select.random = DrawSelect;
 }
 
 }  // namespace attnd
