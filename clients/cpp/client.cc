@@ -12,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
 #include "attnd/v1/operators.grpc.pb.h"
 #include "clients/cpp/exchange.h"
 #include "clients/cpp/messages.h"
@@ -53,8 +54,25 @@ class Client::Connection {
   const std::shared_ptr<grpc::Channel>& shared_channel() const { return channel_; }
   v1::Operators::Stub& stub() const { return *stub_; }
 
-  std::unique_ptr<grpc::ClientContext> Context(absl::Duration timeout) const {
-    auto context = std::make_unique<grpc::ClientContext>();
+  // A channel must not go on one of gRPC's own threads, which its end would wait for: so it stays
+  // until the context of every call, which shares it, is gone.
+  ~Connection() {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(
+        +[](int* contexts) { return *contexts == 0; }, &contexts_));
+  }
+
+  std::shared_ptr<grpc::ClientContext> Context(absl::Duration timeout) {
+    {
+      absl::MutexLock lock(&mutex_);
+      ++contexts_;
+    }
+    std::shared_ptr<grpc::ClientContext> context(new grpc::ClientContext(),
+                                                 [this](grpc::ClientContext* gone) {
+                                                   std::default_delete<grpc::ClientContext>()(gone);
+                                                   absl::MutexLock lock(&mutex_);
+                                                   --contexts_;
+                                                 });
     if (timeout == absl::ZeroDuration()) timeout = options_.timeout;
     if (timeout != absl::InfiniteDuration()) {
       context->set_deadline(absl::ToChronoTime(absl::Now() + timeout));
@@ -65,8 +83,7 @@ class Client::Connection {
 
   // A call of one message each way.
   template <typename Response, typename Request, typename Method>
-  absl::StatusOr<Response> Unary(Method method, const Request& request,
-                                 absl::Duration timeout) const {
+  absl::StatusOr<Response> Unary(Method method, const Request& request, absl::Duration timeout) {
     Response response;
     const auto context = Context(timeout);
     const grpc::Status status = (stub_.get()->*method)(context.get(), request, &response);
@@ -78,6 +95,8 @@ class Client::Connection {
   const Options options_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::Operators::Stub> stub_;
+  absl::Mutex mutex_;
+  int contexts_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 Client::Client(std::shared_ptr<Connection> connection) : connection_(std::move(connection)) {}
@@ -122,14 +141,12 @@ void Client::EvaluateAsync(Call call, Done done) const {
   auto context = connection_->Context(call.timeout);
   if (InputBytes(call) < connection_->options().stream_from_bytes) {
     struct Pending {
-      std::shared_ptr<Connection> connection;
-      std::unique_ptr<grpc::ClientContext> context;
+      std::shared_ptr<grpc::ClientContext> context;
       v1::EvaluateRequest request;
       v1::EvaluateResponse response;
       Done done;
     };
     auto pending = std::make_shared<Pending>();
-    pending->connection = connection_;
     pending->context = std::move(context);
     pending->request = ToRequest(std::move(call));
     pending->done = std::move(done);
@@ -151,7 +168,7 @@ void Client::EvaluateAsync(Call call, Done done) const {
       {.next = [writer](v1::EvaluateChunk& chunk) { return writer->Next(chunk); },
        .take = [reader](v1::EvaluateChunk& chunk) { return reader->Take(chunk); },
        .done =
-           [reader, done = std::move(done), connection = connection_](absl::Status status) mutable {
+           [reader, done = std::move(done)](absl::Status status) mutable {
              if (status.ok()) {
                done(reader->Finish());
              } else {
@@ -178,7 +195,7 @@ std::vector<absl::StatusOr<Result>> Client::EvaluateBatch(std::vector<Call> call
   std::vector<absl::StatusOr<Result>> results(calls.size(), absl::UnknownError(""));
   std::vector<bool> answered(calls.size(), false);
   size_t written = 0;
-  std::promise<absl::Status> ended;
+  auto ended = std::make_shared<std::promise<absl::Status>>();
   Exchange<v1::EvaluateRequest, v1::BatchResponse>::Start(
       connection_->Context(timeout),
       {.next =
@@ -206,11 +223,11 @@ std::vector<absl::StatusOr<Result>> Client::EvaluateBatch(std::vector<Call> call
              }
              return absl::OkStatus();
            },
-       .done = [&](absl::Status status) { ended.set_value(std::move(status)); }},
+       .done = [ended](absl::Status status) { ended->set_value(std::move(status)); }},
       [this](grpc::ClientContext* context, auto* reactor) {
         connection_->stub().async()->EvaluateBatch(context, reactor);
       });
-  absl::Status status = ended.get_future().get();
+  absl::Status status = ended->get_future().get();
   if (status.ok()) status = absl::InternalError("the stream ended without an answer to this call");
   for (size_t i = 0; i < results.size(); ++i) {
     if (!answered[i]) results[i] = status;
@@ -235,10 +252,10 @@ absl::Status Client::Health(absl::Duration timeout) const {
   const grpc::Slice empty;
   const grpc::ByteBuffer request(&empty, 1);
   grpc::ByteBuffer response;
-  std::promise<grpc::Status> ended;
+  auto ended = std::make_shared<std::promise<grpc::Status>>();
   stub.UnaryCall(context.get(), "/grpc.health.v1.Health/Check", grpc::StubOptions(), &request,
-                 &response, [&](grpc::Status status) { ended.set_value(std::move(status)); });
-  const grpc::Status status = ended.get_future().get();
+                 &response, [ended](grpc::Status status) { ended->set_value(std::move(status)); });
+  const grpc::Status status = ended->get_future().get();
   if (!status.ok()) return FromGrpc(status);
   grpc::Slice bytes;
   constexpr absl::string_view kServing("\x08\x01", 2);

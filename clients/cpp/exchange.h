@@ -32,7 +32,7 @@ class Exchange final : public grpc::ClientBidiReactor<Request, Response> {
 
   // `open(context, reactor)` binds the reactor to a method.
   template <typename Open>
-  static void Start(std::unique_ptr<grpc::ClientContext> context, Handlers handlers, Open open) {
+  static void Start(std::shared_ptr<grpc::ClientContext> context, Handlers handlers, Open open) {
     auto exchange = std::make_shared<Exchange>(std::move(context), std::move(handlers));
     exchange->self_ = exchange;
     open(exchange->context_.get(), exchange.get());
@@ -41,7 +41,7 @@ class Exchange final : public grpc::ClientBidiReactor<Request, Response> {
     exchange->StartCall();
   }
 
-  Exchange(std::unique_ptr<grpc::ClientContext> context, Handlers handlers)
+  Exchange(std::shared_ptr<grpc::ClientContext> context, Handlers handlers)
       : context_(std::move(context)), handlers_(std::move(handlers)) {}
 
   void OnWriteDone(bool ok) override {
@@ -73,7 +73,7 @@ class Exchange final : public grpc::ClientBidiReactor<Request, Response> {
     }
   }
 
-  std::unique_ptr<grpc::ClientContext> context_;
+  std::shared_ptr<grpc::ClientContext> context_;
   Handlers handlers_;
   Request request_;
   Response response_;

@@ -100,8 +100,8 @@ class Client {
   // Evaluates; tensors of any size.
   absl::StatusOr<Result> Evaluate(Call call) const;
 
-  // The same without waiting. `done` runs once, on a thread of gRPC: it must not block. The call
-  // outlives this object.
+  // The same without waiting. `done` runs once, on a thread of gRPC: it must not block and
+  // must not end the last client of a connection: that waits for the connection's calls.
   using Done = absl::AnyInvocable<void(absl::StatusOr<Result>)>;
   void EvaluateAsync(Call call, Done done) const;
   std::future<absl::StatusOr<Result>> EvaluateAsync(Call call) const;
