@@ -322,12 +322,10 @@ TEST_F(RouterEngineTest, EveryCallOfAStormIsAnsweredOnce) {
   }
   for (std::thread& thread : threads) thread.join();
   control_->SetState(WorkerState::kUp);
-  int succeeded = 0;
   for (int t = 0; t < kThreads; ++t) {
     for (int i = 0; i < kCalls; ++i) {
       const auto result = pending[t][i]->Get();
       if (result.ok()) {
-        ++succeeded;
         ASSERT_THAT(ToFloats(*result->evaluation.outputs.Find("y")), ElementsAre(2 * i, 2 * t));
       } else {
         ASSERT_NE(result.status().message(), "no answer came");
@@ -335,7 +333,8 @@ TEST_F(RouterEngineTest, EveryCallOfAStormIsAnsweredOnce) {
       }
     }
   }
-  EXPECT_GT(succeeded, 0);
+  // How many of the storm got through is chance; after it the engine works as before.
+  EXPECT_TRUE(Submit(*engine_, Call())->Get().ok());
   EXPECT_TRUE(engine_->Drain(absl::Seconds(20)));
 }
 
