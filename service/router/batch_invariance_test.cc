@@ -53,8 +53,8 @@ class Gated final : public WorkerLink {
   std::vector<Lane> slots() const override { return worker_->slots(); }
   void Start(StateObserver observer) override { worker_->Start(std::move(observer)); }
   void Stop() override { Open(); }
-  absl::StatusOr<Evaluation> Execute(int slot, const Operator& op, const BoundCall& call,
-                                     const std::string& kernel) override {
+  void Execute(int slot, const Operator& op, const BoundCall& call, const std::string& kernel,
+               Executed done) override {
     {
       absl::MutexLock lock(&mu_);
       ++waiting_;
@@ -62,7 +62,7 @@ class Gated final : public WorkerLink {
       mu_.Await(absl::Condition(&open));
       --waiting_;
     }
-    return worker_->Execute(slot, op, call, kernel);
+    worker_->Execute(slot, op, call, kernel, std::move(done));
   }
   absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
                                          const CompareJob& job) override {
@@ -91,8 +91,8 @@ class BatchInvarianceTest : public ::testing::TestWithParam<std::string> {
     gate_ = gated.get();
     std::vector<std::unique_ptr<WorkerLink>> workers;
     workers.push_back(std::move(gated));
-    engine_ =
-        std::make_unique<RouterEngine>(Operators(), EngineOptions(), metrics_, std::move(workers));
+    engine_ = std::make_unique<RouterEngine>(Operators(), EngineOptions{.light_work = 0}, metrics_,
+                                             std::move(workers));
     engine_->Start();
   }
 

@@ -34,6 +34,7 @@ struct QueuedCall {
   Lane lane = Lane::kFast;
   uint32_t priority = 0;
   int64_t bytes = 0;                             // Inputs and outputs.
+  bool light = false;                            // Takes less time than waking a thread for it.
   absl::Time admitted;                           // Monotonic.
   absl::Time deadline = absl::InfiniteFuture();  // Monotonic.
   std::shared_ptr<CancelToken> cancel;           // May be null.

@@ -9,6 +9,7 @@
 #include "service/clock.h"
 #include "service/guarded.h"
 #include "service/log.h"
+#include "service/router/router_engine_state.h"
 
 namespace attnd {
 namespace {
@@ -26,42 +27,7 @@ absl::StatusOr<int64_t> CallBytes(const BoundCall& call) {
   return bytes;
 }
 
-uint64_t Nanoseconds(absl::Duration d) {
-  return static_cast<uint64_t>(std::max<int64_t>(0, absl::ToInt64Nanoseconds(d)));
-}
-
 }  // namespace
-
-struct RouterEngine::OpState {
-  OpMetrics* metrics = nullptr;
-  std::atomic<uint64_t> success_count{0}, success_ns{0};
-  std::atomic<uint64_t> fail_count{0}, fail_ns{0};
-  std::atomic<uint64_t> queue_ns{0}, compute_ns{0};
-  std::atomic<uint64_t> inference_count{0}, execution_count{0};
-  std::atomic<int64_t> last_inference_ns{0};  // Since the Unix epoch.
-
-  void Launched(size_t calls, absl::Duration compute) {
-    execution_count.fetch_add(1, std::memory_order_relaxed);
-    inference_count.fetch_add(calls, std::memory_order_relaxed);
-    compute_ns.fetch_add(Nanoseconds(compute), std::memory_order_relaxed);
-    last_inference_ns.store(absl::ToUnixNanos(absl::Now()), std::memory_order_relaxed);
-  }
-  void Answered(const QueuedCall& call, bool ok) {
-    const uint64_t ns = Nanoseconds(MonotonicNow() - call.admitted);
-    (ok ? success_count : fail_count).fetch_add(1, std::memory_order_relaxed);
-    (ok ? success_ns : fail_ns).fetch_add(ns, std::memory_order_relaxed);
-  }
-};
-
-struct RouterEngine::Worker {
-  explicit Worker(std::unique_ptr<WorkerLink> l) : link(std::move(l)) {}
-  const std::unique_ptr<WorkerLink> link;
-  // Guarded by the engine's mutex.
-  WorkerState state = WorkerState::kDown;
-  uint64_t times_up = 0;
-  size_t running = 0;
-  std::array<int, kLanes> idle = {};  // Slots that wait for work.
-};
 
 RouterEngine::RouterEngine(const Registry& operators, const EngineOptions& options,
                            EngineMetrics& metrics, std::vector<std::unique_ptr<WorkerLink>> workers)
@@ -86,6 +52,9 @@ RouterEngine::~RouterEngine() {
   AnswerDead(std::move(waiting), absl::UnavailableError("the server is stopping: repeat the call"));
   for (auto& worker : workers_) worker->link->Stop();
   for (std::thread& thread : threads_) thread.join();
+  const auto finished = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return running_ == 0; };
+  absl::MutexLock lock(&mu_);
+  mu_.Await(absl::Condition(&finished));
 }
 
 void RouterEngine::Start() {
@@ -93,8 +62,11 @@ void RouterEngine::Start() {
     Worker& w = *worker;
     const std::vector<Lane> lanes = w.link->slots();
     for (size_t slot = 0; slot < lanes.size(); ++slot) {
-      threads_.emplace_back(
-          [this, &w, slot, lane = lanes[slot]] { RunSlot(w, static_cast<int>(slot), lane); });
+      {
+        absl::MutexLock lock(&mu_);
+        w.free[static_cast<int>(lanes[slot])].push_back(static_cast<int>(slot));
+      }
+      threads_.emplace_back([this, &w, lane = lanes[slot]] { RunLane(w, lane); });
     }
     w.link->Start([this, &w](WorkerState state) { OnWorkerState(w, state); });
   }
@@ -192,6 +164,7 @@ void RouterEngine::Evaluate(EngineCall in, Done done) {
       return s;
     }
     call.lane = call.call.dtype() == DType::kFloat64 ? Lane::kReference : Lane::kFast;
+    call.light = IsLight(call.call);
     call.batch_key = BatchKey(call.call, call.kernel);
     return made;
   });
@@ -220,16 +193,31 @@ void RouterEngine::Compare(EngineCall in, const RandomCompare* random, CompareDo
   Admit(*std::move(one));
 }
 
+bool RouterEngine::IsLight(const BoundCall& call) const {
+  int64_t elements = 0, extent = 1;
+  for (const auto& [name, tensor] : call.inputs()) {
+    elements = std::max(elements, tensor.num_elements());
+    for (const int64_t size : tensor.shape()) extent = std::max(extent, size);
+  }
+  int64_t work = 0;
+  return !__builtin_mul_overflow(elements, extent, &work) && work < options_.light_work;
+}
+
 void RouterEngine::Admit(CallList one) {
   QueuedCall& call = one.front();
   absl::Status status;
   if (call.dead(call.admitted)) {
     return AnswerDead(std::move(one), absl::OkStatus());
   }
+  LaunchPtr here;
   {
     absl::MutexLock lock(&mu_);
     status = CheckOpenLocked();
-    if (status.ok()) {
+    Worker* const free =
+        status.ok() && call.light && queue_.empty(call.lane) ? FreeWorker(call.lane) : nullptr;
+    if (free != nullptr) {
+      here = Occupy(*free, call.lane, std::move(one));
+    } else if (status.ok()) {
       status = queue_.Push(one);
       if (status.ok()) return;
       metrics_.rejected_queue_full.Increment();
@@ -239,6 +227,7 @@ void RouterEngine::Admit(CallList one) {
                        std::max<int64_t>(1, std::llround(drain * 1e3)), " ms"));
     }
   }
+  if (here != nullptr) return Run(std::move(here));
   Fail(call, status);
 }
 
@@ -275,10 +264,7 @@ void RouterEngine::SweepLoop() {
   const auto backlog = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     for (const Lane lane : {Lane::kFast, Lane::kReference}) {
       if (queue_.empty(lane)) continue;
-      const bool free = std::any_of(workers_.begin(), workers_.end(), [lane](const auto& worker) {
-        return worker->state == WorkerState::kUp && worker->idle[static_cast<int>(lane)] > 0;
-      });
-      if (!free) return true;
+      if (FreeWorker(lane) == nullptr) return true;
     }
     return stopping_;
   };
@@ -326,127 +312,6 @@ void RouterEngine::OnWorkerState(Worker& worker, WorkerState state) {
              absl::UnavailableError("the last worker went away: repeat the call in a second"));
   absl::MutexLock lock(&mu_);
   running_ -= answered;
-}
-
-void RouterEngine::RunSlot(Worker& worker, int slot, Lane lane) {
-  const auto work = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    return stopping_ || (worker.state == WorkerState::kUp && !queue_.empty(lane));
-  };
-  while (true) {
-    CallList batch, dead;
-    {
-      absl::MutexLock lock(&mu_);
-      ++worker.idle[static_cast<int>(lane)];
-      mu_.Await(absl::Condition(&work));
-      --worker.idle[static_cast<int>(lane)];
-      if (stopping_) return;
-      batch = queue_.Take(lane, MonotonicNow(), dead);
-      running_ += batch.size() + dead.size();
-      if (!batch.empty()) ++worker.running;
-    }
-    const size_t calls = batch.size();
-    const size_t answered = calls + dead.size();
-    AnswerDead(std::move(dead), absl::OkStatus());
-    if (calls > 0) RunLaunch(worker, slot, batch);
-    batch.clear();
-    absl::MutexLock lock(&mu_);
-    running_ -= answered;
-    if (calls > 0) --worker.running;
-  }
-}
-
-void RouterEngine::RunLaunch(Worker& worker, int slot, CallList& batch) {
-  const absl::Time start = MonotonicNow();
-  const size_t calls = batch.size();
-  for (const QueuedCall& call : batch) {
-    metrics_.queue_wait.Observe(absl::ToDoubleSeconds(start - call.admitted));
-  }
-  if (batch.front().compare != nullptr) {
-    RunCompare(worker, slot, batch.front());
-  } else if (calls == 1) {
-    RunAlone(worker, slot, batch.front(), start);
-  } else {
-    RunTogether(worker, slot, batch, start);
-  }
-  // A slow average: good enough for a hint, and free of locks.
-  const double took = absl::ToDoubleSeconds(MonotonicNow() - start) / static_cast<double>(calls);
-  const double before = seconds_per_call_.load(std::memory_order_relaxed);
-  seconds_per_call_.store(before == 0 ? took : before + 0.1 * (took - before),
-                          std::memory_order_relaxed);
-}
-
-void RouterEngine::RunAlone(Worker& worker, int slot, QueuedCall& call, absl::Time start) {
-  OpState& state = StateOf(*call.op);
-  absl::StatusOr<Evaluation> ran =
-      Guarded([&] { return worker.link->Execute(slot, *call.op, call.call, call.kernel); });
-  const DType dtype = call.call.dtype();
-  if (!ran.ok()) {
-    state.metrics->RecordLaunch("", dtype, ran.status().code(), 1, absl::ZeroDuration());
-    return Fail(call, ran.status());
-  }
-  state.metrics->RecordLaunch(ran->kernel, dtype, absl::StatusCode::kOk, 1, ran->compute);
-  state.Launched(1, ran->compute);
-  Succeed(call, state, *std::move(ran), 1, start);
-}
-
-void RouterEngine::RunTogether(Worker& worker, int slot, CallList& batch, absl::Time start) {
-  std::vector<const BoundCall*> calls;
-  calls.reserve(batch.size());
-  for (const QueuedCall& call : batch) calls.push_back(&call.call);
-  const QueuedCall& head = batch.front();
-  OpState& state = StateOf(*head.op);
-
-  Evaluation ran;
-  absl::StatusOr<std::vector<NamedTensors>> parts =
-      Guarded([&]() -> absl::StatusOr<std::vector<NamedTensors>> {
-        absl::StatusOr<BoundCall> packed = Pack(calls);
-        if (!packed.ok()) return packed.status();
-        absl::StatusOr<Evaluation> whole =
-            worker.link->Execute(slot, *head.op, *packed, head.kernel);
-        if (!whole.ok()) return whole.status();
-        ran = *std::move(whole);
-        return Unpack(calls, ran.outputs);
-      });
-  if (!parts.ok()) {
-    if (absl::IsUnavailable(parts.status())) {
-      state.metrics->RecordLaunch("", head.call.dtype(), absl::StatusCode::kUnavailable,
-                                  batch.size(), absl::ZeroDuration());
-      for (QueuedCall& call : batch) Fail(call, parts.status());
-      return;
-    }
-    // What went wrong may be another call's doing, its size for one: each is asked for itself.
-    for (QueuedCall& call : batch) RunAlone(worker, slot, call, start);
-    return;
-  }
-  state.metrics->RecordLaunch(ran.kernel, head.call.dtype(), absl::StatusCode::kOk, batch.size(),
-                              ran.compute);
-  state.Launched(batch.size(), ran.compute);
-  const auto size = static_cast<uint32_t>(batch.size());
-  auto part = parts->begin();
-  for (QueuedCall& call : batch) {
-    Succeed(call, state, Evaluation{*std::move(part), ran.kernel, ran.device, ran.compute}, size,
-            start);
-    ++part;
-  }
-}
-
-void RouterEngine::Succeed(QueuedCall& call, OpState& state, Evaluation evaluation,
-                           uint32_t batch_size, absl::Time start) {
-  const absl::Duration queued = start - call.admitted;
-  state.queue_ns.fetch_add(Nanoseconds(queued), std::memory_order_relaxed);
-  state.Answered(call, true);
-  std::move(call.done)(EngineResult{std::move(evaluation), batch_size, queued});
-}
-
-void RouterEngine::RunCompare(Worker& worker, int slot, QueuedCall& call) {
-  absl::StatusOr<NumericsReport> report =
-      Guarded([&] { return worker.link->Compare(slot, *call.op, *call.compare); });
-  if (report.ok()) {
-    double worst = 0;
-    for (const ErrorReport& output : report->outputs) worst = std::max(worst, output.relative);
-    StateOf(*call.op).metrics->RecordError(report->kernel, worst);
-  }
-  std::move(call.compare_done)(std::move(report));
 }
 
 bool RouterEngine::ready() const { return open_.load(); }

@@ -2,7 +2,8 @@
 //
 // A slot of a worker that becomes free takes the head of the queue and every waiting call that may
 // share its launch; it never waits for more. Batches grow by themselves exactly when workers are
-// the bottleneck.
+// the bottleneck. A call so small that handing it to another thread would be most of its time, and
+// that finds a free slot, runs where it arrived.
 #ifndef ATTND_SERVICE_ROUTER_ROUTER_ENGINE_H_
 #define ATTND_SERVICE_ROUTER_ROUTER_ENGINE_H_
 
@@ -30,6 +31,9 @@ struct EngineOptions {
   int64_t max_call_bytes = int64_t{8} << 30;
   // How soon a call that waits notices that it is late or was cancelled.
   absl::Duration sweep_period = absl::Milliseconds(5);
+  // Elements of a call's largest input times its largest extent: about its multiplications. Calls
+  // up to it are light: they may run on the thread that brings them. 0: none is.
+  int64_t light_work = int64_t{1} << 20;
 };
 
 class RouterEngine final : public Engine {
@@ -37,7 +41,8 @@ class RouterEngine final : public Engine {
   // `operators` and `metrics` must outlive the engine. Nothing runs before Start.
   RouterEngine(const Registry& operators, const EngineOptions& options, EngineMetrics& metrics,
                std::vector<std::unique_ptr<WorkerLink>> workers);
-  // Calls that still wait are answered UNAVAILABLE; running launches are waited for.
+  // Calls that still wait are answered UNAVAILABLE; running launches are waited for. Nobody may
+  // call any more.
   ~RouterEngine() override;
 
   void Start();
@@ -73,6 +78,8 @@ class RouterEngine final : public Engine {
  private:
   struct OpState;
   struct Worker;
+  struct Launch;
+  using LaunchPtr = std::unique_ptr<Launch>;
 
   // A queue entry for a call whose operator and priority are known to be right.
   absl::StatusOr<CallList> Prepare(EngineCall& in);
@@ -82,15 +89,30 @@ class RouterEngine final : public Engine {
   // OK, or why no call is taken now.
   absl::Status CheckOpen() ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status CheckOpenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Queues a prepared call; answers it at once where that fails.
+  bool IsLight(const BoundCall& call) const;
+  // Queues a prepared call, or runs it here; answers it at once where neither can be.
   void Admit(CallList one) ABSL_LOCKS_EXCLUDED(mu_);
 
   void OnWorkerState(Worker& worker, WorkerState state) ABSL_LOCKS_EXCLUDED(mu_);
-  void RunSlot(Worker& worker, int slot, Lane lane) ABSL_LOCKS_EXCLUDED(mu_);
-  void RunLaunch(Worker& worker, int slot, CallList& batch);
-  void RunTogether(Worker& worker, int slot, CallList& batch, absl::Time start);
-  void RunAlone(Worker& worker, int slot, QueuedCall& call, absl::Time start);
-  void RunCompare(Worker& worker, int slot, QueuedCall& call);
+  // Puts `batch` into a free slot of the worker.
+  LaunchPtr Occupy(Worker& worker, Lane lane, CallList batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The worker with most free slots of the lane, or null.
+  Worker* FreeWorker(Lane lane) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Brings launches from the queue to the worker's slots until the engine stops.
+  void RunLane(Worker& worker, Lane lane) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // A launch from its start to its end. Each step continues with the next where the worker answers,
+  // on this thread or another.
+  void Run(LaunchPtr launch) ABSL_LOCKS_EXCLUDED(mu_);
+  void RunTogether(LaunchPtr launch) ABSL_LOCKS_EXCLUDED(mu_);
+  void RunOneByOne(LaunchPtr launch) ABSL_LOCKS_EXCLUDED(mu_);
+  void RunCompare(LaunchPtr launch) ABSL_LOCKS_EXCLUDED(mu_);
+  // The worker is done with it: the slot is free for another.
+  void Leave(Launch& launch) ABSL_LOCKS_EXCLUDED(mu_);
+  // All of its calls are answered.
+  void Retire(LaunchPtr launch) ABSL_LOCKS_EXCLUDED(mu_);
+  void AnswerTogether(Launch& launch, absl::StatusOr<Evaluation> ran);
+  void AnswerAlone(QueuedCall& call, absl::Time start, absl::StatusOr<Evaluation> ran);
   void SweepLoop() ABSL_LOCKS_EXCLUDED(mu_);
 
   void Succeed(QueuedCall& call, OpState& state, Evaluation evaluation, uint32_t batch_size,

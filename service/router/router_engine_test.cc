@@ -29,6 +29,12 @@ class RouterEngineTest : public ::testing::Test {
   }
 
   RouterEngine& Start(EngineOptions options = {}, std::vector<Lane> lanes = {Lane::kFast}) {
+    options.light_work = 0;  // A held call must not hold the test.
+    return StartWithLightCalls(options, std::move(lanes));
+  }
+
+  RouterEngine& StartWithLightCalls(EngineOptions options = {},
+                                    std::vector<Lane> lanes = {Lane::kFast}) {
     std::vector<std::unique_ptr<WorkerLink>> workers;
     workers.push_back(testing::MakeFakeWorker(control_, std::move(lanes)));
     engine_ = std::make_unique<RouterEngine>(operators_, options, *metrics_, std::move(workers));
@@ -66,6 +72,34 @@ TEST_F(RouterEngineTest, AnswersACall) {
   EXPECT_EQ(statistics.success_count, 1);
   EXPECT_EQ(statistics.inference_count, 1);
   EXPECT_EQ(statistics.execution_count, 1);
+}
+
+TEST_F(RouterEngineTest, LightCallsRunWhereTheyArriveWhileASlotIsFree) {
+  StartWithLightCalls({.light_work = 100});
+  const auto thread_of = [this](std::vector<float> values) {
+    testing::Answer<EngineResult> answer;
+    std::thread::id id;
+    engine_->Evaluate(Call(std::move(values)), [&](absl::StatusOr<EngineResult> result) {
+      id = std::this_thread::get_id();
+      answer.Give(std::move(result));
+    });
+    EXPECT_TRUE(answer.Get().ok());
+    return id;
+  };
+  EXPECT_EQ(thread_of({1, 2, 3}), std::this_thread::get_id());
+  // Ten elements in a row of ten: as much work as the limit, so not less.
+  EXPECT_NE(thread_of(std::vector<float>(10)), std::this_thread::get_id());
+
+  // With the slot taken a light call waits like any other, and shares a launch.
+  control_->Hold();
+  const PendingResult held = Submit(*engine_, Call(std::vector<float>(10)));
+  control_->AwaitHeld(1);
+  const PendingResult a = Submit(*engine_, Call()), b = Submit(*engine_, Call());
+  EXPECT_FALSE(a->given());
+  control_->Release();
+  EXPECT_EQ(a->Get()->batch_size, 2);
+  EXPECT_EQ(b->Get()->batch_size, 2);
+  EXPECT_TRUE(held->Get().ok());
 }
 
 TEST_F(RouterEngineTest, BadInputIsAnsweredAtOnce) {

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "service/engine.h"
@@ -35,12 +36,12 @@ using KernelTable = std::vector<std::pair<std::string, std::vector<Engine::Kerne
 // The kernels of `registry` that run on `device`, and on the CPU, which every worker has.
 KernelTable KernelsOn(const Registry& registry, Device device);
 
-// A worker offers slots; each slot runs one launch at a time on a thread of the engine's. All
-// functions may be called from any thread; Execute and Compare of one slot from one thread at a
-// time.
+// A worker offers slots; each slot runs one launch at a time. All functions may be called from any
+// thread.
 class WorkerLink {
  public:
   using StateObserver = std::function<void(WorkerState)>;
+  using Executed = absl::AnyInvocable<void(absl::StatusOr<Evaluation>)>;
 
   virtual ~WorkerLink() = default;
 
@@ -58,10 +59,11 @@ class WorkerLink {
   // Ends running launches early where that is possible.
   virtual void Stop() = 0;
 
-  // Runs one launch and returns its outputs on the host. UNAVAILABLE if the worker is lost on the
-  // way.
-  virtual absl::StatusOr<Evaluation> Execute(int slot, const Operator& op, const BoundCall& call,
-                                             const std::string& kernel) = 0;
+  // Runs one launch; throws nothing. `done` is given its outputs on the host, exactly once: on this
+  // thread before Execute returns, or later on another. `op` and `call` live until then.
+  // UNAVAILABLE if the worker is lost on the way.
+  virtual void Execute(int slot, const Operator& op, const BoundCall& call,
+                       const std::string& kernel, Executed done) = 0;
   virtual absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
                                                  const CompareJob& job) = 0;
 };

@@ -5,34 +5,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "service/rpc/wire_tensor.h"
 #include "service/wire.h"
 
 namespace attnd {
-namespace {
-
-void CopyStrided(const Tensor& from, int axis, const char* source, char*& to) {
-  const auto element = static_cast<int64_t>(SizeOf(from.dtype()));
-  if (axis == from.rank()) {
-    std::memcpy(to, source, element);
-    to += element;
-    return;
-  }
-  for (int64_t i = 0; i < from.dim(axis); ++i) {
-    CopyStrided(from, axis + 1, source + i * from.stride(axis) * element, to);
-  }
-}
-
-absl::StatusOr<Tensor> Contiguous(const Tensor& tensor) {
-  if (tensor.is_contiguous()) return tensor;
-  absl::StatusOr<Tensor> copy = AllocateHost(tensor.dtype(), tensor.shape());
-  if (!copy.ok()) return copy;
-  char* to = copy->data<char>();
-  CopyStrided(tensor, 0, tensor.data<const char>(), to);
-  return copy;
-}
-
-}  // namespace
-
 void AnnounceTensors(const NamedTensors& tensors, TensorHeaders* headers) {
   for (const auto& [name, tensor] : tensors) {
     v1::TensorHeader* header = headers->Add();
@@ -135,6 +111,14 @@ absl::StatusOr<NamedTensors> FrameReader::Finish() {
   NamedTensors tensors;
   for (size_t i = 0; i < names_.size(); ++i) tensors.Set(names_[i], tensors_[i]);
   return tensors;
+}
+
+absl::StatusOr<NamedTensors> ReadOne(const v1::ExecuteFrame& frame, const TensorHeaders& headers,
+                                     int64_t max_bytes) {
+  FrameReader reader;
+  if (absl::Status s = reader.Announce(headers, max_bytes); !s.ok()) return s;
+  if (absl::Status s = reader.Append(frame); !s.ok()) return s;
+  return reader.Finish();
 }
 
 }  // namespace attnd

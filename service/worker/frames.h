@@ -61,6 +61,10 @@ class FrameReader {
   int64_t offset_ = 0;
 };
 
+// The tensors of a launch or result that is one frame; errors as of FrameReader.
+absl::StatusOr<NamedTensors> ReadOne(const v1::ExecuteFrame& frame, const TensorHeaders& headers,
+                                     int64_t max_bytes);
+
 }  // namespace attnd
 
 #endif  // ATTND_SERVICE_WORKER_FRAMES_H_

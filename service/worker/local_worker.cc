@@ -11,6 +11,7 @@
 #include "kernels/core/random_call.h"
 #include "kernels/primitives/cpu/cpu_backend.h"
 #include "kernels/primitives/cuda_module.h"
+#include "service/guarded.h"
 #include "service/log.h"
 
 namespace attnd {
@@ -118,10 +119,10 @@ std::vector<Lane> LocalWorker::slots() const {
   return lanes;
 }
 
-absl::StatusOr<Evaluation> LocalWorker::Execute(int slot, const Operator& op, const BoundCall& call,
-                                                const std::string& kernel) {
+void LocalWorker::Execute(int slot, const Operator& op, const BoundCall& call,
+                          const std::string& kernel, Executed done) {
   Backend& backend = call.dtype() == DType::kFloat64 ? *cpu_ : BackendOf(slot);
-  return EvaluateBound(op, backend, call, kernel);
+  done(Guarded([&] { return EvaluateBound(op, backend, call, kernel); }));
 }
 
 absl::StatusOr<NumericsReport> LocalWorker::Compare(int slot, const Operator& op,

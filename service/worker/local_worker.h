@@ -34,8 +34,8 @@ class LocalWorker final : public WorkerLink {
   void Start(StateObserver observer) override { observer(WorkerState::kUp); }
   // Launches cannot be interrupted.
   void Stop() override {}
-  absl::StatusOr<Evaluation> Execute(int slot, const Operator& op, const BoundCall& call,
-                                     const std::string& kernel) override;
+  void Execute(int slot, const Operator& op, const BoundCall& call, const std::string& kernel,
+               Executed done) override;
   absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
                                          const CompareJob& job) override;
 

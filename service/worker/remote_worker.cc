@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "service/guarded.h"
 #include "service/log.h"
 #include "service/version.h"
 #include "service/wire.h"
@@ -31,6 +32,21 @@ std::shared_ptr<grpc::Channel> MakeChannel(const RemoteWorkerOptions& options) {
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetMaxSendMessageSize(-1);
   return grpc::CreateCustomChannel(options.target, grpc::InsecureChannelCredentials(), arguments);
+}
+
+bool FitsOneFrame(const BoundCall& call) {
+  int64_t bytes = 0;
+  for (const auto& [name, tensor] : call.inputs()) bytes += tensor.byte_size();
+  for (const BoundCall::OutputSpec& output : call.outputs()) {
+    const absl::StatusOr<int64_t> size = CheckedByteSize(output.dtype, output.shape);
+    if (!size.ok() || __builtin_add_overflow(bytes, *size, &bytes)) return false;
+  }
+  return bytes <= kFrameBytes;
+}
+
+Evaluation ToEvaluation(const v1::LaunchResult& result, NamedTensors outputs) {
+  return {std::move(outputs), result.kernel(), result.device(),
+          absl::Nanoseconds(static_cast<int64_t>(result.compute_ns()))};
 }
 
 }  // namespace
@@ -163,21 +179,57 @@ absl::StatusOr<RemoteWorker::Answer> RemoteWorker::Exchange(v1::ExecuteFrame fir
     return absl::InternalError(
         absl::StrCat("answer of worker ", options_.target, ": ", broken.message()));
   }
-  if (!status.ok()) {
-    const bool lost = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
-                      status.error_code() == grpc::StatusCode::CANCELLED;
-    if (!lost) return FromWire(status);
-    return absl::UnavailableError(absl::StrCat(
-        "worker ", options_.target, " was lost, repeat the call: ", status.error_message()));
-  }
+  if (!status.ok()) return Failure(status);
   absl::StatusOr<NamedTensors> outputs = reader.Finish();
   if (!outputs.ok()) return absl::InternalError(outputs.status().message());
   answer.tensors = *std::move(outputs);
   return answer;
 }
 
-absl::StatusOr<Evaluation> RemoteWorker::Execute(int slot, const Operator& op,
-                                                 const BoundCall& call, const std::string& kernel) {
+absl::Status RemoteWorker::Failure(const grpc::Status& status) const {
+  const bool lost = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                    status.error_code() == grpc::StatusCode::CANCELLED;
+  if (!lost) return FromWire(status);
+  return absl::UnavailableError(absl::StrCat(
+      "worker ", options_.target, " was lost, repeat the call: ", status.error_message()));
+}
+
+void RemoteWorker::ExchangeOne(v1::ExecuteFrame first, const NamedTensors& tensors, Executed done) {
+  struct Call {
+    explicit Call(RemoteWorker& worker) : running(worker) {}
+    Running running;
+    v1::ExecuteFrame request, response;
+    Executed done;
+  };
+  absl::StatusOr<FrameWriter> writer = FrameWriter::Create(std::move(first), tensors);
+  if (!writer.ok()) return done(writer.status());
+  auto call = std::make_unique<Call>(*this);
+  writer->Next(&call->request);
+  call->done = std::move(done);
+  Call& c = *call;
+  stub_->async()->ExecuteOne(
+      &c.running.context, &c.request, &c.response,
+      [this, call = call.release()](const grpc::Status& status) {
+        absl::StatusOr<Evaluation> result = Guarded([&]() -> absl::StatusOr<Evaluation> {
+          if (!status.ok()) return Failure(status);
+          absl::StatusOr<NamedTensors> outputs =
+              ReadOne(call->response, call->response.result().tensors(), options_.max_result_bytes);
+          if (!outputs.ok()) {
+            return absl::InternalError(absl::StrCat("answer of worker ", options_.target, ": ",
+                                                    outputs.status().message()));
+          }
+          return ToEvaluation(call->response.result(), *std::move(outputs));
+        });
+        // The context holds the channel, whose end must not come on a thread of gRPC's: it goes
+        // before whoever waits for the answer can take the worker down.
+        Executed answer = std::move(call->done);
+        delete call;
+        std::move(answer)(std::move(result));
+      });
+}
+
+void RemoteWorker::Execute(int slot, const Operator& op, const BoundCall& call,
+                           const std::string& kernel, Executed done) {
   v1::ExecuteFrame first;
   v1::LaunchCall* header = first.mutable_call();
   header->set_op(op.spec.id());
@@ -186,11 +238,12 @@ absl::StatusOr<Evaluation> RemoteWorker::Execute(int slot, const Operator& op,
   for (const auto& [name, value] : call.attributes()) {
     ToWire(value, &(*header->mutable_attributes())[name]);
   }
-  absl::StatusOr<Answer> answer = Exchange(std::move(first), call.inputs());
-  if (!answer.ok()) return answer.status();
-  const v1::LaunchResult& result = answer->header.result();
-  return Evaluation{std::move(answer->tensors), result.kernel(), result.device(),
-                    absl::Nanoseconds(static_cast<int64_t>(result.compute_ns()))};
+  if (FitsOneFrame(call)) return ExchangeOne(std::move(first), call.inputs(), std::move(done));
+  done(Guarded([&]() -> absl::StatusOr<Evaluation> {
+    absl::StatusOr<Answer> answer = Exchange(std::move(first), call.inputs());
+    if (!answer.ok()) return answer.status();
+    return ToEvaluation(answer->header.result(), std::move(answer->tensors));
+  }));
 }
 
 absl::StatusOr<NumericsReport> RemoteWorker::Compare(int slot, const Operator& op,

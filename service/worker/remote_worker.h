@@ -38,8 +38,9 @@ class RemoteWorker final : public WorkerLink {
   std::vector<Lane> slots() const override;
   void Start(StateObserver observer) override;
   void Stop() override;
-  absl::StatusOr<Evaluation> Execute(int slot, const Operator& op, const BoundCall& call,
-                                     const std::string& kernel) override;
+  // Launches that fit into a frame are answered later, on a thread of gRPC's; others on this one.
+  void Execute(int slot, const Operator& op, const BoundCall& call, const std::string& kernel,
+               Executed done) override;
   absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
                                          const CompareJob& job) override;
 
@@ -55,6 +56,9 @@ class RemoteWorker final : public WorkerLink {
   // Returns the state to report; kDown for a worker of another build.
   WorkerState Learn(const v1::WorkerStatus& status);
   absl::StatusOr<Answer> Exchange(v1::ExecuteFrame first, const NamedTensors& tensors);
+  void ExchangeOne(v1::ExecuteFrame first, const NamedTensors& tensors, Executed done);
+  // What became of a launch that did not succeed.
+  absl::Status Failure(const grpc::Status& status) const;
 
   const RemoteWorkerOptions options_;
   const std::unique_ptr<v1::Worker::Stub> stub_;

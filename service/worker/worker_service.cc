@@ -4,12 +4,56 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "service/guarded.h"
+#include "service/rpc/call_parts.h"
 #include "service/rpc/grpc_status.h"
 #include "service/version.h"
 #include "service/wire.h"
 #include "service/worker/frames.h"
 
 namespace attnd {
+namespace {
+
+absl::StatusOr<EngineCall> MakeCall(const v1::LaunchCall& header,
+                                    absl::StatusOr<NamedTensors> tensors,
+                                    std::shared_ptr<CancelToken> cancel) {
+  if (!tensors.ok()) return tensors.status();
+  EngineCall call;
+  call.request.op = header.op();
+  call.request.inputs = *std::move(tensors);
+  call.request.kernel = header.kernel();
+  for (const auto& [name, value] : header.attributes()) {
+    std::optional<AttrValue> attribute = FromWire(value);
+    if (!attribute.has_value()) {
+      return absl::InvalidArgumentError(absl::StrCat("frame: attribute ", name, ": no value"));
+    }
+    call.request.attributes.Set(name, *std::move(attribute));
+  }
+  call.priority = header.priority();
+  call.cancel = std::move(cancel);
+  return call;
+}
+
+v1::ExecuteFrame ResultHeader(const Evaluation& evaluation) {
+  v1::ExecuteFrame frame;
+  v1::LaunchResult* header = frame.mutable_result();
+  AnnounceTensors(evaluation.outputs, header->mutable_tensors());
+  header->set_kernel(evaluation.kernel);
+  header->set_device(evaluation.device);
+  header->set_compute_ns(absl::ToInt64Nanoseconds(evaluation.compute));
+  return frame;
+}
+
+absl::Status FillOne(const Evaluation& evaluation, v1::ExecuteFrame* frame) {
+  absl::StatusOr<FrameWriter> writer =
+      FrameWriter::Create(ResultHeader(evaluation), evaluation.outputs);
+  if (!writer.ok()) return writer.status();
+  writer->Next(frame);
+  if (writer->done()) return absl::OkStatus();
+  return absl::InternalError("frame: the result does not fit into one");
+}
+
+}  // namespace
 
 // One router that listens to this worker's state. Owns itself until the stream ends.
 class WorkerService::AttachReactor final : public grpc::ServerWriteReactor<v1::WorkerStatus> {
@@ -103,28 +147,11 @@ class WorkerService::ExecuteReactor final
     return reader_.Append(in_);
   }
 
-  absl::StatusOr<EngineCall> MakeCall() {
-    if (!header_.has_value()) return absl::InvalidArgumentError("frame: no header came");
-    absl::StatusOr<NamedTensors> tensors = reader_.Finish();
-    if (!tensors.ok()) return tensors.status();
-    EngineCall call;
-    call.request.op = header_->op();
-    call.request.inputs = *std::move(tensors);
-    call.request.kernel = header_->kernel();
-    for (const auto& [name, value] : header_->attributes()) {
-      std::optional<AttrValue> attribute = FromWire(value);
-      if (!attribute.has_value()) {
-        return absl::InvalidArgumentError(absl::StrCat("frame: attribute ", name, ": no value"));
-      }
-      call.request.attributes.Set(name, *std::move(attribute));
-    }
-    call.priority = header_->priority();
-    call.cancel = cancel_;
-    return call;
-  }
-
   void Launch() {
-    absl::StatusOr<EngineCall> call = MakeCall();
+    if (!header_.has_value()) {
+      return Finish(ToGrpcStatus(absl::InvalidArgumentError("frame: no header came")));
+    }
+    absl::StatusOr<EngineCall> call = MakeCall(*header_, reader_.Finish(), cancel_);
     if (!call.ok()) return Finish(ToGrpcStatus(call.status()));
     if (!header_->compare()) {
       engine_.Evaluate(*std::move(call),
@@ -139,14 +166,7 @@ class WorkerService::ExecuteReactor final
 
   void Answer(absl::StatusOr<EngineResult> result) {
     if (!result.ok()) return Finish(ToGrpcStatus(result.status()));
-    const Evaluation& evaluation = result->evaluation;
-    v1::ExecuteFrame first;
-    v1::LaunchResult* header = first.mutable_result();
-    AnnounceTensors(evaluation.outputs, header->mutable_tensors());
-    header->set_kernel(evaluation.kernel);
-    header->set_device(evaluation.device);
-    header->set_compute_ns(absl::ToInt64Nanoseconds(evaluation.compute));
-    Write(std::move(first), evaluation.outputs);
+    Write(ResultHeader(result->evaluation), result->evaluation.outputs);
   }
 
   void Answer(absl::StatusOr<NumericsReport> report) {
@@ -238,6 +258,27 @@ grpc::ServerBidiReactor<v1::ExecuteFrame, v1::ExecuteFrame>* WorkerService::Exec
   ExecuteReactor* const raw = reactor.get();
   raw->Begin(std::move(reactor));
   return raw;
+}
+
+grpc::ServerUnaryReactor* WorkerService::ExecuteOne(grpc::CallbackServerContext* context,
+                                                    const v1::ExecuteFrame* request,
+                                                    v1::ExecuteFrame* response) {
+  const std::shared_ptr<UnaryCall> unary = UnaryCall::Start();
+  absl::StatusOr<EngineCall> call = Guarded([&] {
+    const v1::LaunchCall& header = request->call();
+    return MakeCall(header, ReadOne(*request, header.tensors(), max_launch_bytes_),
+                    unary->cancel());
+  });
+  if (!call.ok()) {
+    unary->Finish(ToGrpcStatus(call.status()));
+  } else {
+    engine_.Evaluate(*std::move(call), [unary, response](absl::StatusOr<EngineResult> result) {
+      absl::Status status = result.status();
+      if (status.ok()) status = Guarded([&] { return FillOne(result->evaluation, response); });
+      unary->Finish(ToGrpcStatus(status));
+    });
+  }
+  return unary.get();
 }
 
 }  // namespace attnd

@@ -29,6 +29,9 @@ class WorkerService final : public v1::Worker::CallbackService {
                                                      const v1::AttachRequest* request) override;
   grpc::ServerBidiReactor<v1::ExecuteFrame, v1::ExecuteFrame>* Execute(
       grpc::CallbackServerContext* context) override;
+  grpc::ServerUnaryReactor* ExecuteOne(grpc::CallbackServerContext* context,
+                                       const v1::ExecuteFrame* request,
+                                       v1::ExecuteFrame* response) override;
 
  private:
   class AttachReactor;

@@ -1,0 +1,181 @@
+// The engine's launches: from a free slot to the answers.
+#include <utility>
+
+#include "kernels/core/batch.h"
+#include "service/guarded.h"
+#include "service/router/router_engine_state.h"
+
+namespace attnd {
+
+RouterEngine::Worker* RouterEngine::FreeWorker(Lane lane) {
+  Worker* freest = nullptr;
+  size_t most = 0;
+  for (const auto& worker : workers_) {
+    const size_t free = worker->free[static_cast<int>(lane)].size();
+    if (worker->state != WorkerState::kUp || free <= most) continue;
+    freest = worker.get();
+    most = free;
+  }
+  return freest;
+}
+
+RouterEngine::LaunchPtr RouterEngine::Occupy(Worker& worker, Lane lane, CallList batch) {
+  std::vector<int>& free = worker.free[static_cast<int>(lane)];
+  const int slot = free.back();
+  free.pop_back();
+  ++worker.running;
+  running_ += batch.size();
+  return std::make_unique<Launch>(worker, lane, slot, std::move(batch));
+}
+
+void RouterEngine::RunLane(Worker& worker, Lane lane) {
+  const auto work = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return stopping_ || (worker.state == WorkerState::kUp && !queue_.empty(lane) &&
+                         !worker.free[static_cast<int>(lane)].empty());
+  };
+  while (true) {
+    CallList dead;
+    LaunchPtr launch;
+    {
+      absl::MutexLock lock(&mu_);
+      mu_.Await(absl::Condition(&work));
+      if (stopping_) return;
+      CallList batch = queue_.Take(lane, MonotonicNow(), dead);
+      running_ += dead.size();
+      if (!batch.empty()) launch = Occupy(worker, lane, std::move(batch));
+    }
+    if (!dead.empty()) {
+      const size_t answered = dead.size();
+      AnswerDead(std::move(dead), absl::OkStatus());
+      absl::MutexLock lock(&mu_);
+      running_ -= answered;
+    }
+    if (launch != nullptr) Run(std::move(launch));
+  }
+}
+
+void RouterEngine::Run(LaunchPtr launch) {
+  launch->start = MonotonicNow();
+  for (const QueuedCall& call : launch->batch) {
+    metrics_.queue_wait.Observe(absl::ToDoubleSeconds(launch->start - call.admitted));
+  }
+  if (launch->batch.front().compare != nullptr) return RunCompare(std::move(launch));
+  if (launch->size == 1) return RunOneByOne(std::move(launch));
+  RunTogether(std::move(launch));
+}
+
+void RouterEngine::RunTogether(LaunchPtr launch) {
+  Launch& l = *launch;
+  l.calls.reserve(l.size);
+  for (const QueuedCall& call : l.batch) l.calls.push_back(&call.call);
+  absl::StatusOr<BoundCall> packed = Guarded([&] { return Pack(l.calls); });
+  if (!packed.ok()) return RunOneByOne(std::move(launch));
+  l.packed = *std::move(packed);
+  const QueuedCall& head = l.batch.front();
+  l.worker.link->Execute(
+      l.slot, *head.op, *l.packed, head.kernel,
+      [this, launch = std::move(launch)](absl::StatusOr<Evaluation> ran) mutable {
+        if (ran.ok() || absl::IsUnavailable(ran.status())) {
+          Leave(*launch);
+          AnswerTogether(*launch, std::move(ran));
+          return Retire(std::move(launch));
+        }
+        // What went wrong may be another call's doing, its size for one: each is asked for itself.
+        RunOneByOne(std::move(launch));
+      });
+}
+
+void RouterEngine::AnswerTogether(Launch& launch, absl::StatusOr<Evaluation> ran) {
+  const QueuedCall& head = launch.batch.front();
+  OpState& state = StateOf(*head.op);
+  const auto fail_all = [&](const absl::Status& status) {
+    state.metrics->RecordLaunch("", head.call.dtype(), status.code(), launch.size,
+                                absl::ZeroDuration());
+    for (QueuedCall& call : launch.batch) Fail(call, status);
+  };
+  if (!ran.ok()) return fail_all(ran.status());
+  absl::StatusOr<std::vector<NamedTensors>> parts =
+      Guarded([&] { return Unpack(launch.calls, ran->outputs); });
+  if (!parts.ok()) return fail_all(parts.status());
+  state.metrics->RecordLaunch(ran->kernel, head.call.dtype(), absl::StatusCode::kOk, launch.size,
+                              ran->compute);
+  state.Launched(launch.size, ran->compute);
+  const auto size = static_cast<uint32_t>(launch.size);
+  auto part = parts->begin();
+  for (QueuedCall& call : launch.batch) {
+    Succeed(call, state, Evaluation{*std::move(part), ran->kernel, ran->device, ran->compute}, size,
+            launch.start);
+    ++part;
+  }
+}
+
+void RouterEngine::RunOneByOne(LaunchPtr launch) {
+  Launch& l = *launch;
+  const QueuedCall& call = *l.next;
+  l.worker.link->Execute(
+      l.slot, *call.op, call.call, call.kernel,
+      [this, launch = std::move(launch)](absl::StatusOr<Evaluation> ran) mutable {
+        QueuedCall& done = *launch->next++;
+        const bool last = launch->next == launch->batch.end();
+        if (last) Leave(*launch);
+        AnswerAlone(done, launch->start, std::move(ran));
+        if (last) return Retire(std::move(launch));
+        RunOneByOne(std::move(launch));
+      });
+}
+
+void RouterEngine::AnswerAlone(QueuedCall& call, absl::Time start, absl::StatusOr<Evaluation> ran) {
+  OpState& state = StateOf(*call.op);
+  const DType dtype = call.call.dtype();
+  if (!ran.ok()) {
+    state.metrics->RecordLaunch("", dtype, ran.status().code(), 1, absl::ZeroDuration());
+    return Fail(call, ran.status());
+  }
+  state.metrics->RecordLaunch(ran->kernel, dtype, absl::StatusCode::kOk, 1, ran->compute);
+  state.Launched(1, ran->compute);
+  Succeed(call, state, *std::move(ran), 1, start);
+}
+
+void RouterEngine::Succeed(QueuedCall& call, OpState& state, Evaluation evaluation,
+                           uint32_t batch_size, absl::Time start) {
+  const absl::Duration queued = start - call.admitted;
+  state.queue_ns.fetch_add(Nanoseconds(queued), std::memory_order_relaxed);
+  state.Answered(call, true);
+  std::move(call.done)(EngineResult{std::move(evaluation), batch_size, queued});
+}
+
+void RouterEngine::RunCompare(LaunchPtr launch) {
+  QueuedCall& call = launch->batch.front();
+  absl::StatusOr<NumericsReport> report =
+      Guarded([&] { return launch->worker.link->Compare(launch->slot, *call.op, *call.compare); });
+  Leave(*launch);
+  if (report.ok()) {
+    double worst = 0;
+    for (const ErrorReport& output : report->outputs) worst = std::max(worst, output.relative);
+    StateOf(*call.op).metrics->RecordError(report->kernel, worst);
+  }
+  std::move(call.compare_done)(std::move(report));
+  Retire(std::move(launch));
+}
+
+void RouterEngine::Leave(Launch& launch) {
+  // A slow average: good enough for a hint, and free of locks.
+  const double took =
+      absl::ToDoubleSeconds(MonotonicNow() - launch.start) / static_cast<double>(launch.size);
+  const double before = seconds_per_call_.load(std::memory_order_relaxed);
+  seconds_per_call_.store(before == 0 ? took : before + 0.1 * (took - before),
+                          std::memory_order_relaxed);
+  absl::MutexLock lock(&mu_);
+  launch.worker.free[static_cast<int>(launch.lane)].push_back(launch.slot);
+  --launch.worker.running;
+}
+
+void RouterEngine::Retire(LaunchPtr launch) {
+  const size_t answered = launch->size;
+  // Calls hold what their callers lent them: gone before Drain returns.
+  launch.reset();
+  absl::MutexLock lock(&mu_);
+  running_ -= answered;
+}
+
+}  // namespace attnd

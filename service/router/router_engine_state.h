@@ -1,0 +1,73 @@
+// What the engine knows of operators, workers and launches; for its own files alone.
+#ifndef ATTND_SERVICE_ROUTER_ROUTER_ENGINE_STATE_H_
+#define ATTND_SERVICE_ROUTER_ROUTER_ENGINE_STATE_H_
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "service/clock.h"
+#include "service/router/router_engine.h"
+
+namespace attnd {
+
+inline uint64_t Nanoseconds(absl::Duration d) {
+  return static_cast<uint64_t>(std::max<int64_t>(0, absl::ToInt64Nanoseconds(d)));
+}
+
+struct RouterEngine::OpState {
+  OpMetrics* metrics = nullptr;
+  std::atomic<uint64_t> success_count{0}, success_ns{0};
+  std::atomic<uint64_t> fail_count{0}, fail_ns{0};
+  std::atomic<uint64_t> queue_ns{0}, compute_ns{0};
+  std::atomic<uint64_t> inference_count{0}, execution_count{0};
+  std::atomic<int64_t> last_inference_ns{0};  // Since the Unix epoch.
+
+  void Launched(size_t calls, absl::Duration compute) {
+    execution_count.fetch_add(1, std::memory_order_relaxed);
+    inference_count.fetch_add(calls, std::memory_order_relaxed);
+    compute_ns.fetch_add(Nanoseconds(compute), std::memory_order_relaxed);
+    last_inference_ns.store(absl::ToUnixNanos(absl::Now()), std::memory_order_relaxed);
+  }
+  void Answered(const QueuedCall& call, bool ok) {
+    const uint64_t ns = Nanoseconds(MonotonicNow() - call.admitted);
+    (ok ? success_count : fail_count).fetch_add(1, std::memory_order_relaxed);
+    (ok ? success_ns : fail_ns).fetch_add(ns, std::memory_order_relaxed);
+  }
+};
+
+struct RouterEngine::Worker {
+  explicit Worker(std::unique_ptr<WorkerLink> l) : link(std::move(l)) {}
+  const std::unique_ptr<WorkerLink> link;
+  // Guarded by the engine's mutex.
+  WorkerState state = WorkerState::kDown;
+  uint64_t times_up = 0;
+  size_t running = 0;
+  std::array<std::vector<int>, kLanes> free = {};  // Slots without a launch.
+};
+
+// Calls that run together in a slot of a worker.
+struct RouterEngine::Launch {
+  Launch(Worker& w, Lane l, int s, CallList calls)
+      : worker(w), lane(l), slot(s), batch(std::move(calls)), next(batch.begin()) {}
+  Worker& worker;
+  const Lane lane;
+  const int slot;
+  CallList batch;
+  const size_t size = batch.size();
+  absl::Time start;
+  // As one call, where they run as one.
+  std::vector<const BoundCall*> calls;
+  std::optional<BoundCall> packed;
+  // Where they run one by one: the first that has not run.
+  CallList::iterator next;
+};
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_ROUTER_ROUTER_ENGINE_STATE_H_
