@@ -94,40 +94,58 @@ bool SameBytes(const Tensor& a, const Tensor& b) {
          std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.byte_size())) == 0;
 }
 
-}  // namespace
-
-std::string BatchKey(const BoundCall& call, absl::string_view kernel) {
+// Depends on the call's form alone.
+BatchTraits MakeTraits(const BoundCall& call) {
   const OpSpec& spec = call.spec();
   const Layout layout = LayoutOf(call);
-  if (call.packed() && !layout.packs) return "";
+  BatchTraits traits{.packs = layout.packs};
+  if (call.packed() && !layout.packs) return traits;
   for (const BoundCall::OutputSpec& output : call.outputs()) {
-    if (layout.AxisOf(*spec.FindOutput(output.name), 0) < 0) return "";
+    if (layout.AxisOf(*spec.FindOutput(output.name), 0) < 0) return traits;
   }
-  std::string key =
-      absl::StrCat(spec.id(), "|", kernel, "|", Name(call.dtype()), layout.packs ? "|packed" : "");
+  traits.key = absl::StrCat(spec.id(), "|", Name(call.dtype()), layout.packs ? "|packed" : "");
   for (const auto& [symbol, size] : call.dims()) {
     if (symbol == "B" || symbol == "M") continue;
     if (layout.packs && (symbol == "T" || symbol == "S" || FollowsTokens(call, symbol))) continue;
-    absl::StrAppend(&key, "|", symbol, "=", size);
+    absl::StrAppend(&traits.key, "|", symbol, "=", size);
   }
-  for (const auto& [name, value] : call.attributes())
-    absl::StrAppend(&key, "|", name, "=", ToString(value));
+  for (const auto& [name, value] : call.attributes()) {
+    absl::StrAppend(&traits.key, "|", name, "=", ToString(value));
+  }
   for (const auto& [name, tensor] : call.inputs()) {
     if (name == "cu_seqlens") continue;
     const int alternative = call.alternative(name);
     const int axis = layout.AxisOf(*spec.FindInput(name), alternative);
-    if (axis == Layout::kNowhere) return "";
+    if (axis == Layout::kNowhere) return traits;
+    absl::StrAppend(&traits.key, "|", name, ":", alternative);
+    if (axis != Layout::kShared) continue;
     // As many rows as the batch: perhaps one for each of it under another name, which a larger
     // batch would break.
-    const bool per_row = tensor.rank() > 0 && call.dims().contains("B") &&
-                         tensor.dim(0) == call.dim("B") && tensor.dim(0) > 1;
-    if (axis == Layout::kShared && per_row) return "";
-    absl::StrAppend(&key, "|", name, ":", alternative);
-    if (axis == Layout::kShared) {
-      constexpr int64_t kMostHashed = int64_t{1} << 20;
-      if (tensor.byte_size() > kMostHashed) return "";
-      absl::StrAppend(&key, "#", HashBytes(tensor));
+    if (tensor.rank() > 0 && call.dims().contains("B") && tensor.dim(0) == call.dim("B") &&
+        tensor.dim(0) > 1) {
+      return traits;
     }
+    traits.shared.push_back(name);
+  }
+  traits.possible = true;
+  return traits;
+}
+
+const BatchTraits& TraitsOf(const BoundCall& call) {
+  return call.form().batch.Get([&] { return MakeTraits(call); });
+}
+
+}  // namespace
+
+std::string BatchKey(const BoundCall& call, absl::string_view kernel) {
+  const BatchTraits& traits = TraitsOf(call);
+  if (!traits.possible) return "";
+  std::string key = absl::StrCat(traits.key, "|", kernel);
+  for (const std::string& name : traits.shared) {
+    constexpr int64_t kMostHashed = int64_t{1} << 20;
+    const Tensor& tensor = call.input(name);
+    if (tensor.byte_size() > kMostHashed) return "";
+    absl::StrAppend(&key, "#", HashBytes(tensor));
   }
   return key;
 }
@@ -136,7 +154,7 @@ absl::StatusOr<BoundCall> Pack(absl::Span<const BoundCall* const> calls) {
   if (calls.empty()) return absl::InvalidArgumentError("nothing to pack");
   const BoundCall& first = *calls[0];
   const OpSpec& spec = first.spec();
-  const Layout layout = LayoutOf(first);
+  const Layout layout{TraitsOf(first).packs};
   CallRequest packed{spec.id(), {}, first.attributes(), ""};
   for (const auto& [name, example] : first.inputs()) {
     if (name == "cu_seqlens") continue;
@@ -192,7 +210,7 @@ absl::StatusOr<std::vector<NamedTensors>> Unpack(absl::Span<const BoundCall* con
                                                  const NamedTensors& packed_outputs) {
   std::vector<NamedTensors> results(calls.size());
   const OpSpec& spec = calls[0]->spec();
-  const Layout layout = LayoutOf(*calls[0]);
+  const Layout layout{TraitsOf(*calls[0]).packs};
   for (const auto& [name, whole] : packed_outputs) {
     const int axis = layout.AxisOf(*spec.FindOutput(name), 0);
     int64_t at = 0;

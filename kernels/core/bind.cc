@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "kernels/core/binder.h"
 #include "kernels/core/coerce.h"
+#include "kernels/core/form_cache.h"
 #include "kernels/core/nearest.h"
 #include "kernels/primitives/cpu/primitives_cpu.h"
 
@@ -60,26 +61,26 @@ absl::string_view AfterColon(absl::string_view text) {
 
 }  // namespace
 
-Binder::Binder(const OpSpec& spec, const CallRequest& request)
-    : spec_(spec), request_(&request), call_(own_) {
+Binder::Binder(const OpSpec& spec, const CallRequest& request) : spec_(spec), request_(&request) {
   call_.spec_ = &spec;
 }
 
-Binder::Binder(BoundCall& call) : spec_(*call.spec_), call_(call) {}
+Binder::Binder(CallForm form, BoundCall call)
+    : spec_(*call.spec_), form_(std::move(form)), call_(std::move(call)) {}
 
 absl::Status Binder::Error(absl::string_view subject, absl::string_view what) const {
   return absl::InvalidArgumentError(absl::StrCat(spec_.id(), ": ", subject, ": ", what));
 }
 
 std::optional<AttrValue> Binder::Lookup(absl::string_view name) const {
-  if (const int64_t* size = call_.dims_.Find(name)) return AttrValue(*size);
-  if (const AttrValue* value = call_.attributes_.Find(name)) return *value;
+  if (const int64_t* size = form_.dims.Find(name)) return AttrValue(*size);
+  if (const AttrValue* value = form_.attributes.Find(name)) return *value;
   return std::nullopt;
 }
 
 bool Binder::Has(absl::string_view name) const {
   if (request_ != nullptr && request_->inputs.contains(name)) return true;
-  return call_.inputs_.contains(name) || call_.attributes_.contains(name);
+  return call_.inputs_.contains(name) || form_.attributes.contains(name);
 }
 
 bool Binder::IsDerived(absl::string_view symbol) const {
@@ -90,11 +91,11 @@ bool Binder::IsDerived(absl::string_view symbol) const {
 std::string Binder::Values(const std::vector<std::string>& names) const {
   std::vector<std::string> texts;
   for (const std::string& name : names) {
-    if (const int64_t* size = call_.dims_.Find(name)) {
+    if (const int64_t* size = form_.dims.Find(name)) {
       const std::string* source = bound_by_.Find(name);
       texts.push_back(absl::StrCat(name, "=", *size,
                                    source != nullptr ? absl::StrCat(" (", *source, ")") : ""));
-    } else if (const AttrValue* value = call_.attributes_.Find(name)) {
+    } else if (const AttrValue* value = form_.attributes.Find(name)) {
       texts.push_back(absl::StrCat(name, "=", ToString(*value)));
     } else if (spec_.FindInput(name) != nullptr) {
       texts.push_back(absl::StrCat(name, Has(name) ? " given" : " not given"));
@@ -135,7 +136,7 @@ absl::Status Binder::BindAttributes() {
     }
     absl::StatusOr<AttrValue> value = CoerceAttribute(spec_, attribute, *given);
     if (!value.ok()) return value.status();
-    call_.attributes_.Set(attribute.name, *std::move(value));
+    form_.attributes.Set(attribute.name, *std::move(value));
   }
   return FillDefaults(/*final_round=*/false);
 }
@@ -143,9 +144,9 @@ absl::Status Binder::BindAttributes() {
 // Defaults that read sizes wait for the final round.
 absl::Status Binder::FillDefaults(bool final_round) {
   for (const AttrSpec& attribute : spec_.attributes()) {
-    if (call_.attributes_.contains(attribute.name)) continue;
+    if (form_.attributes.contains(attribute.name)) continue;
     if (attribute.default_list) {
-      call_.attributes_.Set(attribute.name, *attribute.default_list);
+      form_.attributes.Set(attribute.name, *attribute.default_list);
     } else if (attribute.default_value) {
       absl::StatusOr<AttrValue> value = attribute.default_value->Evaluate(*this);
       if (!value.ok()) {
@@ -155,7 +156,7 @@ absl::Status Binder::FillDefaults(bool final_round) {
       }
       value = CoerceAttribute(spec_, attribute, *value);
       if (!value.ok()) return value.status();
-      call_.attributes_.Set(attribute.name, *std::move(value));
+      form_.attributes.Set(attribute.name, *std::move(value));
     }
   }
   return absl::OkStatus();
@@ -190,16 +191,16 @@ absl::Status Binder::BindTypes() {
     }
     if (first == nullptr) {
       first = &port.name;
-      call_.dtype_ = tensor->dtype();
-    } else if (tensor->dtype() != call_.dtype_) {
+      form_.dtype = tensor->dtype();
+    } else if (tensor->dtype() != form_.dtype) {
       return Error(port.name, absl::StrCat("given ", Name(tensor->dtype()), ", expected ",
-                                           Name(call_.dtype_), ", the type of ", *first));
+                                           Name(form_.dtype), ", the type of ", *first));
     }
   }
   for (const Port& port : spec_.inputs()) {
     const Tensor* tensor = request_->inputs.Find(port.name);
     if (tensor == nullptr) continue;
-    if (!Accepts(port.type, tensor->dtype(), call_.dtype_)) {
+    if (!Accepts(port.type, tensor->dtype(), form_.dtype)) {
       return Error(port.name,
                    absl::StrCat("given ", Name(tensor->dtype()), ", expected ",
                                 port.type == PortType::kInt ? "int32 or int64" : Name(port.type)));
@@ -219,14 +220,14 @@ absl::Status Binder::Unify(const Port& port, const Tensor& tensor,
     const int64_t given = tensor.shape()[axis];
     const std::optional<Expression::Linear> linear = shape[axis].AsLinear();
     int64_t expected;
-    if (linear && !IsDerived(linear->symbol) && !call_.attributes_.contains(linear->symbol) &&
-        !call_.dims_.contains(linear->symbol)) {
+    if (linear && !IsDerived(linear->symbol) && !form_.attributes.contains(linear->symbol) &&
+        !form_.dims.contains(linear->symbol)) {
       if (linear->symbol == "M" && port.name != "cu_seqlens") {
         if (complete) return absl::InternalError("M has no size");
         continue;
       }
       if (given - linear->offset >= 0) {
-        call_.dims_.Set(linear->symbol, given - linear->offset);
+        form_.dims.Set(linear->symbol, given - linear->offset);
         bound_by_.Set(linear->symbol, port.name);
         continue;
       }
@@ -255,15 +256,15 @@ absl::Status Binder::BindPort(const Port& port, const Tensor& tensor) {
                                                     ", expected ", AfterColon(port.text)));
   for (size_t i = 0; i < port.shapes.size(); ++i) {
     if (port.shapes[i].size() != static_cast<size_t>(tensor.rank())) continue;
-    const Named<int64_t> before = call_.dims_;
+    const Named<int64_t> before = form_.dims;
     const Named<std::string> sources = bound_by_;
     const absl::Status status = Unify(port, tensor, port.shapes[i], /*complete=*/false);
     if (status.ok()) {
-      if (i != 0) call_.alternatives_.Set(port.name, static_cast<int>(i));
+      if (i != 0) form_.alternatives.Set(port.name, static_cast<int>(i));
       return status;
     }
     last = status;
-    call_.dims_ = before;
+    form_.dims = before;
     bound_by_ = sources;
   }
   return last;
@@ -280,15 +281,15 @@ absl::Status Binder::BindSizes() {
       if (turn != round) continue;
       if (absl::Status s = BindPort(port, *tensor); !s.ok()) return s;
     }
-    if (round == 1 && !call_.dims_.contains("M") && call_.dims_.contains("B")) {
-      call_.dims_.Set("M", call_.dim("B"));
+    if (round == 1 && !form_.dims.contains("M") && form_.dims.contains("B")) {
+      form_.dims.Set("M", *form_.dims.Find("B"));
       bound_by_.Set("M", "the batch");
     }
   }
   // What an absent input would have held has size zero.
   for (absl::string_view symbol :
        absl::StrSplit(spec_.text().may_be_zero, ' ', absl::SkipEmpty())) {
-    if (!call_.dims_.contains(symbol)) call_.dims_.Set(symbol, 0);
+    if (!form_.dims.contains(symbol)) form_.dims.Set(symbol, 0);
   }
   return absl::OkStatus();
 }
@@ -301,7 +302,7 @@ absl::Status Binder::BindDerived() {
       if (absl::IsFailedPrecondition(size.status())) continue;
       return Error(derived.symbol, size.status().message());
     }
-    call_.dims_.Set(derived.symbol, *size);
+    form_.dims.Set(derived.symbol, *size);
   }
   return absl::OkStatus();
 }
@@ -310,14 +311,15 @@ absl::Status Binder::CheckComputedSizes() {
   for (const Port& port : spec_.inputs()) {
     const Tensor* tensor = request_->inputs.Find(port.name);
     if (tensor == nullptr) continue;
-    const auto& shape = port.shapes[static_cast<size_t>(call_.alternative(port.name))];
+    const int* alternative = form_.alternatives.Find(port.name);
+    const auto& shape = port.shapes[static_cast<size_t>(alternative != nullptr ? *alternative : 0)];
     if (absl::Status s = Unify(port, *tensor, shape, /*complete=*/true); !s.ok()) return s;
   }
   return absl::OkStatus();
 }
 
 absl::Status Binder::CheckZeroSizes() const {
-  for (const auto& [symbol, size] : call_.dims_) {
+  for (const auto& [symbol, size] : form_.dims) {
     if (size > 0 || spec_.MayBeZero(symbol) || IsDerived(symbol)) continue;
     const std::string* source = bound_by_.Find(symbol);
     return Error(source != nullptr ? *source : symbol,
@@ -326,10 +328,10 @@ absl::Status Binder::CheckZeroSizes() const {
   return absl::OkStatus();
 }
 
-absl::Status Binder::BindSequences() {
-  const int64_t* tokens = call_.dims_.Find("T");
+absl::Status Binder::BindSequences(const CallForm& form) {
+  const int64_t* tokens = form.dims.Find("T");
   const int64_t length = tokens != nullptr ? *tokens : 0;
-  const int64_t* batch = call_.dims_.Find("B");
+  const int64_t* batch = form.dims.Find("B");
   const Tensor* offsets = request_->inputs.Find("cu_seqlens");
   if (offsets == nullptr) {
     const int64_t rows = batch != nullptr ? *batch : 0;
@@ -374,11 +376,11 @@ absl::Status Binder::CheckRules() const {
   return absl::OkStatus();
 }
 
-absl::Status Binder::Canonicalise() {
+absl::Status Binder::Canonicalise(const CallForm& form) {
   for (const Port& port : spec_.inputs()) {
     const Tensor* given = request_->inputs.Find(port.name);
     if (given == nullptr) continue;
-    const DType type = CanonicalType(port.type, call_.dtype_);
+    const DType type = CanonicalType(port.type, form.dtype);
     if (given->dtype() == type && given->is_contiguous()) {
       call_.inputs_.Set(port.name,
                         Tensor(given->raw(), type, given->shape(), Device::kCpu, given->owner()));
@@ -393,14 +395,14 @@ absl::Status Binder::Canonicalise() {
 }
 
 absl::Status Binder::DescribeOutputs() {
-  call_.outputs_.clear();
+  form_.outputs.clear();
   int64_t total = 0;
   for (const Port& port : spec_.outputs()) {
     if (port.condition) {
       absl::StatusOr<bool> applies = port.condition->EvaluateBool(*this);
       if (!applies.ok() || !*applies) continue;
     }
-    BoundCall::OutputSpec output{port.name, CanonicalType(port.type, call_.dtype_), {}};
+    BoundCall::OutputSpec output{port.name, CanonicalType(port.type, form_.dtype), {}};
     for (const Expression& size : port.shapes[0]) {
       absl::StatusOr<int64_t> value = size.EvaluateInt(*this);
       if (!value.ok()) return Error(port.name, value.status().message());
@@ -411,7 +413,7 @@ absl::Status Binder::DescribeOutputs() {
       return Error(port.name, absl::StrCat("would have shape ", ToString(output.shape),
                                            ", expected outputs of at most 2^63 - 1 bytes"));
     }
-    call_.outputs_.push_back(std::move(output));
+    form_.outputs.push_back(std::move(output));
   }
   return absl::OkStatus();
 }
@@ -427,22 +429,40 @@ absl::StatusOr<BoundCall> Binder::Run() {
   }
   if (absl::Status s = CheckZeroSizes(); !s.ok()) return s;
   if (absl::Status s = FillDefaults(/*final_round=*/true); !s.ok()) return s;
-  if (absl::Status s = BindSequences(); !s.ok()) return s;
+  if (absl::Status s = BindSequences(form_); !s.ok()) return s;
   if (absl::Status s = CheckRules(); !s.ok()) return s;
-  for (Step step : {&Binder::Canonicalise, &Binder::DescribeOutputs}) {
-    if (absl::Status s = (this->*step)(); !s.ok()) return s;
-  }
-  return std::move(own_);
+  if (absl::Status s = DescribeOutputs(); !s.ok()) return s;
+  if (absl::Status s = Canonicalise(form_); !s.ok()) return s;
+  call_.form_ = std::make_shared<const CallForm>(std::move(form_));
+  return std::move(call_);
 }
 
-absl::Status Binder::Recompute(BoundCall& call) {
-  Binder binder(call);
+absl::StatusOr<BoundCall> Binder::RunWith(std::shared_ptr<const CallForm> form) {
+  if (absl::Status s = BindSequences(*form); !s.ok()) return s;
+  if (absl::Status s = Canonicalise(*form); !s.ok()) return s;
+  call_.form_ = std::move(form);
+  return std::move(call_);
+}
+
+absl::Status Binder::Recompute(CallForm form, BoundCall& call) {
+  Binder binder(std::move(form), call);
   if (absl::Status s = binder.BindDerived(); !s.ok()) return s;
-  return binder.DescribeOutputs();
+  if (absl::Status s = binder.DescribeOutputs(); !s.ok()) return s;
+  call.form_ = std::make_shared<const CallForm>(std::move(binder.form_));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<BoundCall> Bind(const OpSpec& spec, const CallRequest& request) {
-  return Binder(spec, request).Run();
+  std::string key;
+  const bool known = FormKey(spec, request, &key);
+  if (known) {
+    if (std::shared_ptr<const CallForm> form = spec.forms().Find(key)) {
+      return Binder(spec, request).RunWith(std::move(form));
+    }
+  }
+  absl::StatusOr<BoundCall> call = Binder(spec, request).Run();
+  if (call.ok() && known) spec.forms().Add(std::move(key), call->form_);
+  return call;
 }
 
 }  // namespace attnd

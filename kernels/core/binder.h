@@ -16,15 +16,17 @@ class Binder final : public Environment {
   Binder(const OpSpec& spec, const CallRequest& request);
 
   absl::StatusOr<BoundCall> Run();
+  // The same for a request that is known to have the form.
+  absl::StatusOr<BoundCall> RunWith(std::shared_ptr<const CallForm> form);
 
-  // Derived sizes and outputs of a call whose sizes changed.
-  static absl::Status Recompute(BoundCall& call);
+  // Gives `call` a form whose derived sizes and outputs follow from its other sizes.
+  static absl::Status Recompute(CallForm form, BoundCall& call);
 
   std::optional<AttrValue> Lookup(absl::string_view name) const override;
   bool Has(absl::string_view name) const override;
 
  private:
-  explicit Binder(BoundCall& call);
+  Binder(CallForm form, BoundCall call);
 
   absl::Status CheckNames() const;
   absl::Status BindAttributes();
@@ -38,10 +40,11 @@ class Binder final : public Environment {
   absl::Status BindDerived();
   absl::Status CheckComputedSizes();
   absl::Status CheckZeroSizes() const;
-  absl::Status BindSequences();
   absl::Status CheckRules() const;
-  absl::Status Canonicalise();
   absl::Status DescribeOutputs();
+  // What hangs on the contents of tensors.
+  absl::Status BindSequences(const CallForm& form);
+  absl::Status Canonicalise(const CallForm& form);
 
   bool IsDerived(absl::string_view symbol) const;
   absl::Status Error(absl::string_view subject, absl::string_view what) const;
@@ -49,8 +52,8 @@ class Binder final : public Environment {
 
   const OpSpec& spec_;
   const CallRequest* request_ = nullptr;
-  BoundCall own_;
-  BoundCall& call_;
+  CallForm form_;
+  BoundCall call_;
   Named<std::string> bound_by_;  // Which input a symbol got its size from.
 };
 

@@ -33,40 +33,40 @@ const Tensor& BoundCall::input(absl::string_view name) const {
 }
 
 int BoundCall::alternative(absl::string_view name) const {
-  const int* found = alternatives_.Find(name);
+  const int* found = form_->alternatives.Find(name);
   return found != nullptr ? *found : 0;
 }
 
 int64_t BoundCall::dim(absl::string_view symbol) const {
-  const int64_t* found = dims_.Find(symbol);
+  const int64_t* found = form_->dims.Find(symbol);
   if (found == nullptr) Missing(*spec_, "size", symbol);
   return *found;
 }
 
-bool BoundCall::flag(absl::string_view name) const { return Get<bool>(*spec_, attributes_, name); }
+bool BoundCall::flag(absl::string_view name) const { return Get<bool>(*spec_, attributes(), name); }
 
 int64_t BoundCall::integer(absl::string_view name) const {
-  return Get<int64_t>(*spec_, attributes_, name);
+  return Get<int64_t>(*spec_, attributes(), name);
 }
 
 double BoundCall::real(absl::string_view name) const {
-  return Get<double>(*spec_, attributes_, name);
+  return Get<double>(*spec_, attributes(), name);
 }
 
 const std::string& BoundCall::choice(absl::string_view name) const {
-  return Get<std::string>(*spec_, attributes_, name);
+  return Get<std::string>(*spec_, attributes(), name);
 }
 
 const std::vector<int64_t>& BoundCall::integers(absl::string_view name) const {
-  return Get<std::vector<int64_t>>(*spec_, attributes_, name);
+  return Get<std::vector<int64_t>>(*spec_, attributes(), name);
 }
 
 const std::vector<bool>& BoundCall::flags(absl::string_view name) const {
-  return Get<std::vector<bool>>(*spec_, attributes_, name);
+  return Get<std::vector<bool>>(*spec_, attributes(), name);
 }
 
 const BoundCall::OutputSpec* BoundCall::FindOutput(absl::string_view name) const {
-  for (const OutputSpec& output : outputs_) {
+  for (const OutputSpec& output : outputs()) {
     if (output.name == name) return &output;
   }
   return nullptr;
@@ -81,11 +81,8 @@ BoundCall BoundCall::WithInputs(NamedTensors inputs) const {
 BoundCall BoundCall::SequenceCall(const Sequence& sequence) const {
   BoundCall one;
   one.spec_ = spec_;
-  one.dtype_ = dtype_;
-  one.alternatives_ = alternatives_;
-  one.attributes_ = attributes_;
   // Keys follow the queries: a packed operator's S is its T.
-  const bool cuts_keys = packed() && dims_.contains("S");
+  const bool cuts_keys = packed() && dims().contains("S");
   for (const auto& [name, tensor] : inputs_) {
     if (name == "cu_seqlens") continue;
     const Port& port = *spec_->FindInput(name);
@@ -100,14 +97,14 @@ BoundCall BoundCall::SequenceCall(const Sequence& sequence) const {
     }
     one.inputs_.Set(name, std::move(part));
   }
-  one.dims_ = dims_;
-  one.dims_.Set("B", 1);
-  one.dims_.Set("M", 1);
-  if (dims_.contains("T")) one.dims_.Set("T", sequence.length);
-  if (cuts_keys) one.dims_.Set("S", sequence.length);
+  CallForm form = *form_;
+  form.dims.Set("B", 1);
+  form.dims.Set("M", 1);
+  if (dims().contains("T")) form.dims.Set("T", sequence.length);
+  if (cuts_keys) form.dims.Set("S", sequence.length);
   one.sequences_ = {Sequence{0, 0, sequence.length, 0}};
   // The whole call satisfied the schema, so its parts do; sizes only shrink.
-  const absl::Status status = Binder::Recompute(one);
+  const absl::Status status = Binder::Recompute(std::move(form), one);
   if (!status.ok()) {
     std::cerr << "attnd: bug: a sequence of " << spec_->id() << ": " << status << std::endl;
     std::abort();

@@ -3,12 +3,14 @@
 #define ATTND_KERNELS_CORE_CALL_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "kernels/core/attributes.h"
+#include "kernels/core/lazy.h"
 #include "kernels/core/op_spec.h"
 #include "kernels/core/tensor.h"
 
@@ -34,6 +36,33 @@ struct Sequence {
   int64_t state;
 };
 
+// How calls of a form share a launch; see batch.h.
+struct BatchTraits {
+  bool possible = false;
+  bool packs = false;  // Tokens end to end, instead of batch rows on top of one another.
+  std::string key;     // Equal for forms that may share.
+  std::vector<std::string> shared;  // Inputs whose bytes must be the same, too.
+};
+
+// What a call is but for the contents of its tensors: the outcome of validation. Calls of one form
+// share it.
+struct CallForm {
+  // The type that all `float` inputs share.
+  DType dtype = DType::kFloat32;
+  // Which shape alternative of its port an input took, where it is not the first.
+  Named<int> alternatives;
+  Attributes attributes;
+  Named<int64_t> dims;
+  // Type and shape of every output, in order of declaration.
+  struct Output {
+    std::string name;
+    DType dtype;
+    Dims shape;
+  };
+  std::vector<Output> outputs;
+  Lazy<BatchTraits> batch;
+};
+
 // A validated call: every symbol has its size, every attribute its value, and every input its
 // canonical form (contiguous; `float` ports in the call's type, `float32` ports widened to float32,
 // or to float64 in a float64 call; `int` ports widened to int64).
@@ -41,7 +70,7 @@ class BoundCall {
  public:
   const OpSpec& spec() const { return *spec_; }
   // The type that all `float` inputs share.
-  DType dtype() const { return dtype_; }
+  DType dtype() const { return form_->dtype; }
 
   // An input by its port's name; an undefined tensor if it was not given.
   const Tensor& input(absl::string_view name) const;
@@ -59,7 +88,9 @@ class BoundCall {
   const std::vector<int64_t>& integers(absl::string_view attribute) const;
   const std::vector<bool>& flags(absl::string_view attribute) const;
   // False for an optional attribute that was not given.
-  bool has_attribute(absl::string_view attribute) const { return attributes_.contains(attribute); }
+  bool has_attribute(absl::string_view attribute) const {
+    return form_->attributes.contains(attribute);
+  }
 
   // The sequences of the call, in order of their states: from cu_seqlens, or one for each batch
   // row.
@@ -67,17 +98,14 @@ class BoundCall {
   bool packed() const { return has("cu_seqlens"); }
 
   // Type and shape of every output this call produces, in order of declaration.
-  struct OutputSpec {
-    std::string name;
-    DType dtype;
-    Dims shape;
-  };
-  const std::vector<OutputSpec>& outputs() const { return outputs_; }
+  using OutputSpec = CallForm::Output;
+  const std::vector<OutputSpec>& outputs() const { return form_->outputs; }
   const OutputSpec* FindOutput(absl::string_view name) const;
 
   const NamedTensors& inputs() const { return inputs_; }
-  const Attributes& attributes() const { return attributes_; }
-  const Named<int64_t>& dims() const { return dims_; }
+  const Attributes& attributes() const { return form_->attributes; }
+  const Named<int64_t>& dims() const { return form_->dims; }
+  const CallForm& form() const { return *form_; }
 
   // The same call with its inputs replaced by tensors of the same shapes (copies on a device, say).
   BoundCall WithInputs(NamedTensors inputs) const;
@@ -90,13 +118,9 @@ class BoundCall {
   friend class Binder;
   friend absl::StatusOr<BoundCall> Bind(const OpSpec& spec, const CallRequest& request);
   const OpSpec* spec_ = nullptr;
-  DType dtype_ = DType::kFloat32;
+  std::shared_ptr<const CallForm> form_;
   NamedTensors inputs_;
-  Named<int> alternatives_;
-  Attributes attributes_;
-  Named<int64_t> dims_;
   std::vector<Sequence> sequences_;
-  std::vector<OutputSpec> outputs_;
 };
 
 // Checks a request against the schema and puts it in canonical form. Nothing runs and no output is

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "kernels/core/form_cache.h"
 
 namespace attnd {
 namespace {
@@ -296,6 +297,7 @@ int Port::AxisOf(absl::string_view symbol, int alternative) const {
 absl::StatusOr<OpSpec> OpSpec::Parse(const SchemaText& text) {
   OpSpec spec;
   spec.text_ = text;
+  spec.forms_ = std::make_shared<FormCache>();
   const auto annotate = [&text](const absl::Status& status) {
     return absl::InvalidArgumentError(absl::StrCat(text.id, ": ", status.message()));
   };

@@ -34,6 +34,7 @@
 #ifndef ATTND_KERNELS_CORE_OP_SPEC_H_
 #define ATTND_KERNELS_CORE_OP_SPEC_H_
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -118,6 +119,8 @@ struct Rule {
   std::string sentence;  // May be empty.
 };
 
+class FormCache;
+
 class OpSpec {
  public:
   // INVALID_ARGUMENT naming the operator, the line and what is wrong with it.
@@ -141,6 +144,9 @@ class OpSpec {
   // Whether the operator hands a state on: it has an input named initial_state or initial_state_*.
   bool has_state() const;
 
+  // Forms that calls had lately, so that the next of the same form need not be validated anew.
+  FormCache& forms() const { return *forms_; }
+
  private:
   SchemaText text_;
   std::vector<Port> inputs_;
@@ -148,6 +154,7 @@ class OpSpec {
   std::vector<AttrSpec> attributes_;
   std::vector<Derived> derived_;
   std::vector<Rule> rules_;
+  std::shared_ptr<FormCache> forms_;
 };
 
 // "initial_state_k" -> "final_state_k"; empty if `input` is not the name of an initial state.

@@ -165,7 +165,6 @@ void RouterEngine::Evaluate(EngineCall in, Done done) {
     }
     call.lane = call.call.dtype() == DType::kFloat64 ? Lane::kReference : Lane::kFast;
     call.light = IsLight(call.call);
-    call.batch_key = BatchKey(call.call, call.kernel);
     return made;
   });
   if (!one.ok()) return done(one.status());
@@ -209,15 +208,14 @@ void RouterEngine::Admit(CallList one) {
   if (call.dead(call.admitted)) {
     return AnswerDead(std::move(one), absl::OkStatus());
   }
-  LaunchPtr here;
+  if (call.light) {
+    if (LaunchPtr here = OccupyFree(one)) return Run(std::move(here));
+  }
+  if (call.compare == nullptr) call.batch_key = BatchKey(call.call, call.kernel);
   {
     absl::MutexLock lock(&mu_);
     status = CheckOpenLocked();
-    Worker* const free =
-        status.ok() && call.light && queue_.empty(call.lane) ? FreeWorker(call.lane) : nullptr;
-    if (free != nullptr) {
-      here = Occupy(*free, call.lane, std::move(one));
-    } else if (status.ok()) {
+    if (status.ok()) {
       status = queue_.Push(one);
       if (status.ok()) return;
       metrics_.rejected_queue_full.Increment();
@@ -227,7 +225,6 @@ void RouterEngine::Admit(CallList one) {
                        std::max<int64_t>(1, std::llround(drain * 1e3)), " ms"));
     }
   }
-  if (here != nullptr) return Run(std::move(here));
   Fail(call, status);
 }
 

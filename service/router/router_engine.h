@@ -94,6 +94,8 @@ class RouterEngine final : public Engine {
   void Admit(CallList one) ABSL_LOCKS_EXCLUDED(mu_);
 
   void OnWorkerState(Worker& worker, WorkerState state) ABSL_LOCKS_EXCLUDED(mu_);
+  // Puts the call into a free slot unless there is none, or calls wait for one.
+  LaunchPtr OccupyFree(CallList& one) ABSL_LOCKS_EXCLUDED(mu_);
   // Puts `batch` into a free slot of the worker.
   LaunchPtr Occupy(Worker& worker, Lane lane, CallList batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The worker with most free slots of the lane, or null.

@@ -28,6 +28,14 @@ RouterEngine::LaunchPtr RouterEngine::Occupy(Worker& worker, Lane lane, CallList
   return std::make_unique<Launch>(worker, lane, slot, std::move(batch));
 }
 
+RouterEngine::LaunchPtr RouterEngine::OccupyFree(CallList& one) {
+  const Lane lane = one.front().lane;
+  absl::MutexLock lock(&mu_);
+  if (draining_ || !queue_.empty(lane)) return nullptr;
+  Worker* const free = FreeWorker(lane);
+  return free != nullptr ? Occupy(*free, lane, std::move(one)) : nullptr;
+}
+
 void RouterEngine::RunLane(Worker& worker, Lane lane) {
   const auto work = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return stopping_ || (worker.state == WorkerState::kUp && !queue_.empty(lane) &&
