@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Runs the benchmarks of a build, each beside something measured in the same run.
 
-    bench/run.py [--build build] [--quick] [--save] [kernels] [service] [router]
+    bench/run.py [--build build] [--quick] [--save] [kernels] [pytorch] [service] [router]
 
 kernels  operators_bench: fused CPU kernels and their composed definitions
+pytorch  softmax_attention beside PyTorch's CPU attention, where PyTorch is installed
 service  service_bench: evaluations and streams against a bare gRPC echo of the same bytes
 router   the latency that a router in a process of its own adds to `attnd serve`
 
@@ -15,6 +16,7 @@ import contextlib
 import datetime
 import json
 import pathlib
+import statistics
 import subprocess
 import tempfile
 import time
@@ -104,6 +106,41 @@ def kernels(programs: pathlib.Path, seconds: float) -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
+def pytorch(programs: pathlib.Path, seconds: float) -> list[str]:
+    try:
+        import torch
+    except ImportError:
+        return ["PyTorch is not installed (pip install torch): nothing to compare with"]
+
+    def theirs(heads: int, length: int, size: int, causal: bool) -> float:
+        q, k, v = (torch.randn(1, heads, length, size) for _ in range(3))
+        times = []
+        end = time.monotonic() + seconds / 10
+        with torch.inference_mode():
+            while time.monotonic() < end or len(times) < 4:
+                begin = time.monotonic()
+                torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+                times.append(1e3 * (time.monotonic() - begin))
+        return statistics.median(times[1:])
+
+    def ours(heads: int, length: int, size: int, causal: bool) -> float:
+        name = f"softmax_attention/H{heads}xK{size}/causal={str(causal).lower()}//{length}/"
+        command = [str(programs / "operators_bench"), f"--benchmark_min_time={seconds / 10}", "--benchmark_format=json"]
+        out = subprocess.run([*command, f"--benchmark_filter=^{name}"], check=True, capture_output=True, text=True).stdout
+        (entry,) = json.loads(out[out.index("{") :])["benchmarks"]
+        return entry["real_time"]
+
+    lines = [f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, float32, times in ms"]
+    for heads, size, length in ((8, 64, 1024), (8, 64, 2048), (8, 64, 4096), (4, 128, 4096)):
+        for causal in (False, True):
+            # Rounds alternate, so that what else the machine does hits both.
+            rounds = [(ours(heads, length, size, causal), theirs(heads, length, size, causal)) for _ in range(3)]
+            mine, other = (statistics.median(side) for side in zip(*rounds))
+            shape = f"[1,{length},{heads},{size}]{' causal' if causal else ''}"
+            lines.append(f"{shape:24} attnd {mine:8.2f}   PyTorch {other:8.2f}   ratio {other / mine:.2f}")
+    return lines
+
+
 def machine() -> str:
     model = next(line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
     cores = subprocess.run(["nproc"], capture_output=True, text=True).stdout.strip()
@@ -112,7 +149,7 @@ def machine() -> str:
 
 
 def main() -> None:
-    parts = {"kernels": kernels, "service": service, "router": router}
+    parts = {"kernels": kernels, "pytorch": pytorch, "service": service, "router": router}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="name", help="of: " + ", ".join(parts))
     parser.add_argument("--build", default="build", type=pathlib.Path)

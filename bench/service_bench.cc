@@ -112,7 +112,7 @@ json Small(const std::string& target, const std::string& echo, double seconds) {
   for (int concurrency : {1, 8, 64}) {
     // Rounds alternate, so that what else the machine does hits both.
     LoadResult ours, bare;
-    constexpr int kRounds = 4;
+    constexpr int kRounds = 10;
     double our_rate = 0, bare_rate = 0;
     for (int round = 0; round < kRounds; ++round) {
       ours = ClosedLoad(evaluate, concurrency, duration / kRounds);
