@@ -1,10 +1,11 @@
-// write_request_seeds DIRECTORY: one right request for each operator, in both protocols, and a
-// chunk.
+// write_seeds DIRECTORY: every operator's schema, one right request for each in both protocols, and
+// a chunk.
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "attnd/v1/operators.pb.h"
 #include "inference/grpc_service.pb.h"
 #include "kernels/core/random_call.h"
@@ -31,15 +32,33 @@ attnd::TestCall ToTestCall(const attnd::CallRequest& request) {
   return call;
 }
 
+// A schema in the form that schema_fuzz reads.
+std::string ToScript(const attnd::SchemaText& text) {
+  std::string script;
+  const auto add = [&script](char what, const std::vector<std::string>& lines) {
+    for (const std::string& line : lines)
+      absl::StrAppend(&script, std::string(1, what), " ", line, "\n");
+  };
+  add('i', text.inputs);
+  add('a', text.attributes);
+  add('d', text.derived);
+  add('r', text.rules);
+  add('o', text.outputs);
+  add('z', {text.may_be_zero});
+  if (text.packed_by_sequence) add('p', {"1"});
+  return script;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 2) {
-    std::cerr << "usage: write_request_seeds DIRECTORY\n";
+    std::cerr << "usage: write_seeds DIRECTORY\n";
     return 2;
   }
   const std::filesystem::path root = argv[1];
   for (const attnd::Operator* op : attnd::FuzzRegistry().operators()) {
+    Write(root / "schema" / op->spec.id(), ToScript(op->spec.text()));
     attnd::RandomOptions options;
     options.random_attributes = true;
     options.packed = op->spec.packs();
