@@ -78,10 +78,6 @@ std::vector<int64_t> PropertyTest::Permutation(int64_t size) {
   return order;
 }
 
-Evaluation PropertyTest::Run(const CallBuilder& call) const {
-  return RunCall(call.request(), *backend_);
-}
-
 void PropertyTest::ExpectRefused(const CallBuilder& call, absl::string_view what) const {
   const absl::Status status = Evaluate(Find(call.request().op), *backend_, call.request()).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;

@@ -58,7 +58,8 @@ class PropertyTest : public ::testing::TestWithParam<Setting> {
   std::vector<int64_t> Permutation(int64_t size);
 
   CallBuilder Call(absl::string_view op) const { return {op, GetParam().dtype}; }
-  Evaluation Run(const CallBuilder& call) const;
+  Evaluation RunRequest(const CallRequest& request) const { return RunCall(request, *backend_); }
+  Evaluation Run(const CallBuilder& call) const { return RunRequest(call.request()); }
   // One output.
   Array Out(const CallBuilder& call, absl::string_view output = "o") const {
     return Array(Output(Run(call), output));
