@@ -51,6 +51,15 @@ bool Accepts(PortType type, DType given, DType call_type) {
   return false;
 }
 
+template <typename T>
+constexpr bool IsVector = false;
+template <typename T>
+constexpr bool IsVector<std::vector<T>> = true;
+
+bool IsList(const AttrValue& value) {
+  return std::visit([](const auto& held) { return IsVector<std::decay_t<decltype(held)>>; }, value);
+}
+
 // "float[B,T,H,K]" of "q: float[B,T,H,K]".
 absl::string_view AfterColon(absl::string_view text) {
   const size_t colon = text.find(':');
@@ -138,7 +147,39 @@ absl::Status Binder::BindAttributes() {
     if (!value.ok()) return value.status();
     form_.attributes.Set(attribute.name, *std::move(value));
   }
-  return FillDefaults(/*final_round=*/false);
+  if (absl::Status s = FillDefaults(/*final_round=*/false); !s.ok()) return s;
+  return SpreadLists();
+}
+
+// Lists of a given length get it: a single number, or a default of one entry, stands for all.
+absl::Status Binder::SpreadLists() {
+  for (const AttrSpec& attribute : spec_.attributes()) {
+    AttrValue* const value = form_.attributes.Find(attribute.name);
+    if (!attribute.length || value == nullptr) continue;
+    const absl::StatusOr<int64_t> length = attribute.length->EvaluateInt(*this);
+    if (!length.ok()) return Error(attribute.name, length.status().message());
+    const AttrValue* const given = request_->attributes.Find(attribute.name);
+    const bool alone = given == nullptr || !IsList(*given);
+    const bool fits = std::visit(
+        [&](auto& list) {
+          if constexpr (!IsVector<std::decay_t<decltype(list)>>) {
+            return false;
+          } else {
+            constexpr int64_t kMostSpread = 64;
+            if (alone && list.size() == 1 && *length >= 0 && *length <= kMostSpread) {
+              list.resize(static_cast<size_t>(*length), list.front());
+            }
+            return static_cast<int64_t>(list.size()) == *length;
+          }
+        },
+        *value);
+    if (!fits) {
+      return Error(attribute.name,
+                   absl::StrCat("given ", ToString(*value), ", expected ", *length, " entries",
+                                attribute.doc.empty() ? "" : absl::StrCat(": ", attribute.doc)));
+    }
+  }
+  return absl::OkStatus();
 }
 
 // Defaults that read sizes wait for the final round.

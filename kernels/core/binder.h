@@ -31,6 +31,7 @@ class Binder final : public Environment {
   absl::Status CheckNames() const;
   absl::Status BindAttributes();
   absl::Status FillDefaults(bool final_round);
+  absl::Status SpreadLists();
   absl::Status CheckPresence() const;
   absl::Status BindTypes();
   absl::Status BindSizes();

@@ -200,6 +200,31 @@ absl::Status TakeBounds(absl::string_view line, absl::string_view& rest, AttrSpe
   }
 }
 
+// "[axes]" after a scalar type makes it a list of that length.
+absl::Status TakeLength(absl::string_view whole, absl::string_view& rest, AttrSpec& attr) {
+  if (!absl::ConsumePrefix(&rest, "[")) return absl::OkStatus();
+  const size_t close = rest.find(']');
+  if (close == absl::string_view::npos) return Malformed(whole, "lacks ']'");
+  absl::StatusOr<Expression> length = Expression::Parse(rest.substr(0, close));
+  if (!length.ok()) return Malformed(whole, length.status().message());
+  switch (attr.type) {
+    case AttrType::kBool:
+      attr.type = AttrType::kBoolList;
+      break;
+    case AttrType::kInt:
+      attr.type = AttrType::kIntList;
+      break;
+    case AttrType::kFloat:
+      attr.type = AttrType::kFloatList;
+      break;
+    default:
+      return Malformed(whole, "a list is of bool, int or float");
+  }
+  attr.length = *std::move(length);
+  rest.remove_prefix(close + 1);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<AttrSpec> ParseAttribute(absl::string_view line) {
   if (absl::Status s = CheckLine(line); !s.ok()) return s;
   const absl::string_view whole = line;
@@ -233,6 +258,7 @@ absl::StatusOr<AttrSpec> ParseAttribute(absl::string_view line) {
       }
     }
     if (!found) return Malformed(whole, "unknown type");
+    if (absl::Status s = TakeLength(whole, rest, attr); !s.ok()) return s;
     rest = absl::StripAsciiWhitespace(rest);
   }
   attr.optional = absl::ConsumePrefix(&rest, "?");

@@ -26,6 +26,8 @@
 //     number is a list of one)   "feature_map: {identity, elu1, relu} = identity"   "causal: bool =
 //     true" "height: int? >= 1"            without a default and with `?`: may be absent
 //   types: bool, int, float, string, {choice, ...}, bool[], int[], float[]. Floats must be finite.
+//     "stride: int[axes] = [1]": a list of so many entries, an expression of attributes; one number
+//     alone, or a default of one entry, stands for all of them.
 //
 // Derived symbols: "HO = max(H,HK,HV)", in order.
 // Rules: "expression" or "expression # sentence"; each must hold for a call. A violated rule is
@@ -97,6 +99,7 @@ struct AttrSpec {
   bool optional = false;                    // No default and not required.
   std::optional<Expression> default_value;  // Scalars and strings.
   std::optional<AttrValue> default_list;    // Lists.
+  std::optional<Expression> length;         // Lists of a given length.
   std::vector<std::string> choices;         // Non-empty: the string must be one of them.
   struct Bound {
     std::string comparison;  // ">=", ">", "<=", "<"

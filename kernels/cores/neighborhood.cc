@@ -26,16 +26,13 @@ std::vector<NeighborhoodAxis> NeighborhoodAxes(const BoundCall& call) {
     if (call.has_attribute(name)) lengths.push_back(call.integer(name));
   }
   if (lengths.empty()) lengths.push_back(call.dim("N"));
-  const auto entry = [](const auto& list, size_t axis) {
-    return list[list.size() == 1 ? 0 : axis];
-  };
   std::vector<NeighborhoodAxis> axes;
   for (size_t i = 0; i < lengths.size(); ++i) {
     axes.push_back({.length = lengths[i],
-                    .window = entry(call.integers("window"), i),
-                    .stride = entry(call.integers("stride"), i),
-                    .dilation = entry(call.integers("dilation"), i),
-                    .causal = entry(call.flags("causal"), i)});
+                    .window = call.integers("window")[i],
+                    .stride = call.integers("stride")[i],
+                    .dilation = call.integers("dilation")[i],
+                    .causal = call.flags("causal")[i]});
   }
   return axes;
 }

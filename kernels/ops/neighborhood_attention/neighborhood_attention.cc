@@ -14,11 +14,9 @@
 namespace attnd {
 namespace {
 
-// Lists hold one entry for each axis, or one for all.
-std::string PerAxis(absl::string_view list) {
-  return absl::StrCat("length(", list, ") == 1 || length(", list,
-                      ") == select(has(depth), 3, select(has(height), 2, 1))  # one entry, or one "
-                      "for each axis");
+// "type[axes]", of a list with an entry for each axis.
+std::string PerAxis(absl::string_view name, absl::string_view type, absl::string_view rest) {
+  return absl::StrCat(name, ": ", type, "[select(has(depth), 3, select(has(height), 2, 1))]", rest);
 }
 
 const SchemaText& Schema() {
@@ -31,9 +29,11 @@ const SchemaText& Schema() {
                  "k_extra: float[B,E,HK,K]?  # keys outside the grid that every query attends to",
                  "v_extra: float[B,E,HV,V] if has(k_extra)"},
       .attributes = {"depth: int? >= 1  # of a 3-D grid, row-major", "height: int? >= 1",
-                     "width: int? >= 1", "window: int[] >= 1  # per axis, outermost first",
-                     "stride: int[] = [1] >= 1  # so many neighbours share one window",
-                     "dilation: int[] = [1] >= 1", "causal: bool[] = [false]  # per axis",
+                     "width: int? >= 1",
+                     PerAxis("window", "int", " >= 1  # one for each axis, outermost first"),
+                     PerAxis("stride", "int", " = [1] >= 1  # so many neighbours share a window"),
+                     PerAxis("dilation", "int", " = [1] >= 1  # one for each axis"),
+                     PerAxis("causal", "bool", " = [false]  # one for each axis"),
                      "scale: float = 1/sqrt(K)  # multiplies q.k", "return_lse: bool = false"},
       .outputs = {"o: float[B,N,H,V]", "lse: float32[B,N,H] if return_lse  # ln of the sum"},
       .rules =
@@ -42,8 +42,7 @@ const SchemaText& Schema() {
            "has(depth) -> has(height)  # depth with height and width",
            "has(depth) && has(height) -> N == depth * height * width  # depth * height * width "
            "tokens",
-           "has(height) && !has(depth) -> N == height * width  # height * width tokens",
-           PerAxis("window"), PerAxis("stride"), PerAxis("dilation"), PerAxis("causal")},
+           "has(height) && !has(depth) -> N == height * width  # height * width tokens"},
       .may_be_zero = "E",
   };
   return schema;

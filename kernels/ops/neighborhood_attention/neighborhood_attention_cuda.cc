@@ -50,8 +50,7 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
     ++unused;
   }
   for (; unused < 3; ++unused) bounds.insert(bounds.end(), {0, 0});
-  const absl::StatusOr<Tensor> table =
-      cuda::UploadTable<int32_t>(backend, DType::kInt32, bounds);
+  const absl::StatusOr<Tensor> table = cuda::UploadTable<int32_t>(backend, DType::kInt32, bounds);
   if (!table.ok()) return table.status();
   grid.bounds = table->data<int32_t>();
 
@@ -76,12 +75,12 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
 void RegisterNeighborhoodAttentionCuda(Registry& registry);
 
 void RegisterNeighborhoodAttentionCuda(Registry& registry) {
-  registry.AddKernel("neighborhood_attention",
-                     {"flash_cuda", Device::kCuda,
-                      [](const BoundCall& call) {
-                        return cuda::SoftmaxSupports(call.dtype(), call.dim("K"), call.dim("V"));
-                      },
-                      Run});
+  registry.AddKernel("neighborhood_attention", {"flash_cuda", Device::kCuda,
+                                                [](const BoundCall& call) {
+                                                  return cuda::SoftmaxSupports(
+                                                      call.dtype(), call.dim("K"), call.dim("V"));
+                                                },
+                                                Run});
 }
 
 }  // namespace attnd
