@@ -79,7 +79,7 @@ Script ReadScript(absl::string_view bytes) {
   script.text.id = "fuzz";
   script.text.core = "softmax";
   script.text.packed_by_sequence = false;
-  script.options.max_bytes = int64_t{1} << 20;
+  script.options.max_bytes = int64_t{1} << 14;
   for (absl::string_view line : absl::StrSplit(bytes, '\n')) {
     if (line.size() < 2) continue;
     const absl::string_view rest = line.substr(2);
