@@ -1,15 +1,20 @@
 // The small expression language of schemas: sizes ("W-1", "max(H,HK,HV)",
-// "ceil_div(T,block_size_q)"), defaults ("1/sqrt(K)") and rules ("causal -> S == T", "gate ==
-// 'softplus' -> has(A_log)").
+// "ceil_div(T,block_size_q)"), defaults ("1/sqrt(K)") and rules ("causal -> S == T",
+// "gate == 'softplus' -> has(A_log)").
 //
 // Grammar, loosest binding first:
 //   implication := or ( "->" or )?
-//   or   := and ( "||" and )*            and  := not ( "&&" not )*        not := "!" not |
-//   comparison comparison := sum ( ("=="|"!="|"<="|">="|"<"|">") sum )? sum  := product ( ("+"|"-")
-//   product )*      product := unary ( ("*"|"/"|"%") unary )* unary := "-" unary | primary primary
-//   := number | 'string' | true | false | name | function "(" arguments ")" | "(" implication ")"
-//   functions: max, min, ceil_div, sqrt, has(port), length(list attribute), select(condition, a,
-//   b): a or b, and the other is not looked at
+//   or          := and ( "||" and )*
+//   and         := not ( "&&" not )*
+//   not         := "!" not | comparison
+//   comparison  := sum ( ("==" | "!=" | "<=" | ">=" | "<" | ">") sum )?
+//   sum         := product ( ("+" | "-") product )*
+//   product     := unary ( ("*" | "/" | "%") unary )*
+//   unary       := "-" unary | primary
+//   primary     := number | 'string' | true | false | name
+//                | function "(" arguments ")" | "(" implication ")"
+//   functions: max, min, ceil_div, sqrt, has(port), length(list attribute),
+//     select(condition, a, b): a or b, and the other is not looked at
 // "/" is real division; integers stay integers under + - * % max min ceil_div. Names are dimension
 // symbols and attributes; a name without a value (an optional attribute that was not given) makes
 // any expression that reads it undefined, except has(name).

@@ -14,25 +14,31 @@
 //     that; `W-1` solves for W; anything else is computed and must agree.
 //     B is the batch. M is the number of sequences: len(cu_seqlens) - 1 if that input is given,
 //     else B.
-//   distributions (random inputs only): normal (default for floating types), unit (normal,
-//   l2-normalised
-//     over the last axis), logdecay (log sigmoid of a normal: <= 0), probability (uniform in
-//     (0,1)), positive (uniform in (0.1,1)), small (0.1 * normal), bernoulli (bool default), slopes
-//     (negative).
+//   distributions (random inputs only):
+//     normal       default for floating types
+//     unit         normal, l2-normalised over the last axis
+//     logdecay     log sigmoid of a normal: <= 0
+//     probability  uniform in (0,1)
+//     positive     uniform in (0.1,1)
+//     small        0.1 * normal
+//     bernoulli    default for bool
+//     slopes       negative
 //
 // Attributes:
 //   name: type (= default)? (comparison)*  (# documentation)?
-//     "scale: float = 1/sqrt(K)"     "eps: float = 1e-10 >= 0"     "window: int[] >= 1" (a single
-//     number is a list of one)   "feature_map: {identity, elu1, relu} = identity"   "causal: bool =
-//     true" "height: int? >= 1"            without a default and with `?`: may be absent
+//     "scale: float = 1/sqrt(K)"
+//     "eps: float = 1e-10 >= 0"
+//     "window: int[] >= 1"              a single number is a list of one
+//     "feature_map: {identity, elu1, relu, relu2} = identity"
+//     "causal: bool = true"
+//     "height: int? >= 1"               without a default and with `?`: may be absent
 //   types: bool, int, float, string, {choice, ...}, bool[], int[], float[]. Floats must be finite.
 //     "stride: int[axes] = [1]": a list of so many entries, an expression of attributes; one number
 //     alone, or a default of one entry, stands for all of them.
 //
 // Derived symbols: "HO = max(H,HK,HV)", in order.
 // Rules: "expression" or "expression # sentence"; each must hold for a call. A violated rule is
-// reported
-//   with its sentence (or text) and the values of the names that it reads.
+//   reported with its sentence (or text) and the values of the names that it reads.
 #ifndef ATTND_KERNELS_CORE_OP_SPEC_H_
 #define ATTND_KERNELS_CORE_OP_SPEC_H_
 
