@@ -28,6 +28,12 @@ class CancelToken {
   std::atomic<bool> cancelled_{false};
 };
 
+// Whether a client that left did so because its deadline passed. The client's clock starts before
+// the server's, so that it gives up first.
+inline bool LeftForDeadline(absl::Time now, absl::Time deadline) {
+  return now >= deadline - absl::Milliseconds(10);
+}
+
 struct EngineCall {
   CallRequest
       request;  // Tensors may be views into the handler's message; their owners keep it alive.
@@ -72,6 +78,10 @@ class Engine {
     std::string device;
   };
   virtual std::vector<KernelName> KernelsOf(absl::string_view op) const = 0;
+
+  // What became of a call that ended in its handler, before Evaluate or Compare: for the counts.
+  enum class Dropped : uint8_t { kInvalid, kTooLarge, kBufferFull, kCancelled, kLate };
+  virtual void NoteDropped(Dropped) {}
 
   // Whether at least one worker can take a call now, and the engine is not draining.
   virtual bool ready() const = 0;

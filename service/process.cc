@@ -92,7 +92,7 @@ class Process {
     engine_metrics_ = std::make_unique<EngineMetrics>(*metrics_registry_, operators_);
     engine_ = std::make_unique<RouterEngine>(operators_, MakeEngineOptions(config_),
                                              *engine_metrics_, *std::move(workers));
-    rpc_metrics_ = std::make_unique<RpcMetrics>(*metrics_registry_);
+    rpc_metrics_ = std::make_unique<RpcMetrics>(*metrics_registry_, TakesBytes);
     MakeServices();
     if (absl::Status s = Listen(); !s.ok()) return s;
     engine_->Start();

@@ -1,5 +1,6 @@
 #include "service/metrics/engine_metrics.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "service/metrics/buckets.h"
@@ -67,14 +68,38 @@ void OpMetrics::RecordLaunch(absl::string_view kernel, DType dtype, absl::Status
   batch_size_.Observe(static_cast<double>(calls));
 }
 
-void OpMetrics::RecordError(absl::string_view kernel, double relative) {
+void OpMetrics::RecordError(const NumericsReport& report) {
+  double relative = 0;
+  double max_abs = 0;
+  int64_t nonfinite = 0;
+  for (const ErrorReport& output : report.outputs) {
+    relative = std::max(relative, output.relative);
+    max_abs = std::max(max_abs, output.max_abs);
+    nonfinite += output.nonfinite_mismatch;
+  }
   absl::MutexLock lock(&mu_);
-  Kernel& of = Of(kernel);
+  Kernel& of = Of(report.kernel);
   if (of.relative_error == nullptr) {
-    of.relative_error =
-        &families_.relative_error.Add({{"op", op_}, {"kernel", of.name}}, ErrorBuckets());
+    const prometheus::Labels labels = {{"op", op_}, {"kernel", of.name}};
+    of.relative_error = &families_.relative_error.Add(labels, ErrorBuckets());
+    of.max_abs_error = &families_.max_abs_error.Add(labels, ErrorBuckets());
+    of.nonfinite = &families_.nonfinite.Add(labels);
   }
   of.relative_error->Observe(relative);
+  of.max_abs_error->Observe(max_abs);
+  of.nonfinite->Increment(static_cast<double>(nonfinite));
+}
+
+void OpMetrics::RecordFallback(absl::string_view from, size_t calls) {
+  absl::MutexLock lock(&mu_);
+  Kernel& of = Of(from);
+  if (of.fallbacks == nullptr) {
+    of.fallbacks = &families_.fallbacks.Add({{"op", op_},
+                                             {"from", of.name},
+                                             {"to", "composed"},
+                                             {"cause", from.empty() ? "no_kernel" : "declined"}});
+  }
+  of.fallbacks->Increment(static_cast<double>(calls));
 }
 
 EngineMetrics::EngineMetrics(prometheus::Registry& registry, const Registry& operators)
@@ -84,19 +109,32 @@ EngineMetrics::EngineMetrics(prometheus::Registry& registry, const Registry& ope
                            .Register(registry)),
       cancelled_family_(BuildCounter()
                             .Name("attnd_rpc_cancelled_total")
-                            .Help("Calls dropped because their client left, by stage.")
+                            .Help("Calls whose client left before the answer, by stage.")
                             .Register(registry)),
       late_family_(BuildCounter()
                        .Name("attnd_deadline_exceeded_total")
-                       .Help("Calls dropped because their deadline passed, by stage.")
+                       .Help("Calls whose deadline passed before the answer, by stage.")
+                       .Register(registry)),
+      fire_family_(BuildCounter()
+                       .Name("attnd_batch_fire_total")
+                       .Help("Launches, by what ended their batch: no further call that fits "
+                             "(no_more), --max-batch-calls, --max-batch-bytes.")
                        .Register(registry)),
       rejected_invalid(rejected_family_.Add({{"cause", "invalid"}})),
       rejected_too_large(rejected_family_.Add({{"cause", "too_large"}})),
       rejected_queue_full(rejected_family_.Add({{"cause", "queue_full"}})),
       rejected_draining(rejected_family_.Add({{"cause", "draining"}})),
       rejected_no_worker(rejected_family_.Add({{"cause", "no_worker"}})),
+      rejected_buffer_full(rejected_family_.Add({{"cause", "buffer_full"}})),
+      cancelled_receiving(cancelled_family_.Add({{"stage", "receiving"}})),
       cancelled_queued(cancelled_family_.Add({{"stage", "queued"}})),
+      cancelled_running(cancelled_family_.Add({{"stage", "running"}})),
+      late_receiving(late_family_.Add({{"stage", "receiving"}})),
       late_queued(late_family_.Add({{"stage", "queued"}})),
+      late_running(late_family_.Add({{"stage", "running"}})),
+      fired_no_more(fire_family_.Add({{"reason", "no_more"}})),
+      fired_max_calls(fire_family_.Add({{"reason", "max_calls"}})),
+      fired_max_bytes(fire_family_.Add({{"reason", "max_bytes"}})),
       queue_wait(BuildHistogram()
                      .Name("attnd_queue_wait_seconds")
                      .Help("From admission of a call to the start of its launch.")
@@ -120,6 +158,21 @@ EngineMetrics::EngineMetrics(prometheus::Registry& registry, const Registry& ope
                             .Help("Worst relative error of an output against float64, from "
                                   "numerics reports that clients asked for.")
                             .Register(registry),
+      .max_abs_error = BuildHistogram()
+                           .Name("attnd_op_max_abs_error")
+                           .Help("Largest absolute error of an output against float64, from "
+                                 "numerics reports that clients asked for.")
+                           .Register(registry),
+      .nonfinite = BuildCounter()
+                       .Name("attnd_op_nonfinite_total")
+                       .Help("Elements that are NaN or infinite where float64's are not, or the "
+                             "other way round, in numerics reports that clients asked for.")
+                       .Register(registry),
+      .fallbacks = BuildCounter()
+                       .Name("attnd_kernel_fallback_total")
+                       .Help("Calls that ran as the composed definition although none asked for "
+                             "it: the device's kernels declined them, or there is none.")
+                       .Register(registry),
   };
   for (const Operator* op : operators.operators()) {
     ops_.emplace(op->spec.id(), std::make_unique<OpMetrics>(families, op->spec.id()));

@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "kernels/core/dtype.h"
+#include "kernels/core/numerics.h"
 #include "kernels/core/registry.h"
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
@@ -34,20 +35,29 @@ class OpMetrics {
     prometheus::Family<prometheus::Histogram>& compute_seconds;
     prometheus::Family<prometheus::Histogram>& batch_size;
     prometheus::Family<prometheus::Histogram>& relative_error;
+    prometheus::Family<prometheus::Histogram>& max_abs_error;
+    prometheus::Family<prometheus::Counter>& nonfinite;
+    prometheus::Family<prometheus::Counter>& fallbacks;
   };
   OpMetrics(const Families& families, std::string op);
 
   // `calls` answers that one launch gave. `kernel` is empty where none was chosen.
   void RecordLaunch(absl::string_view kernel, DType dtype, absl::StatusCode code, size_t calls,
                     absl::Duration compute);
-  // Worst relative error of a numerics report.
-  void RecordError(absl::string_view kernel, double relative);
+  // What a numerics report found.
+  void RecordError(const NumericsReport& report);
+  // A launch of the definition because no fused kernel took its call. `from` is the kernel that
+  // comes first for the device, empty if there is none.
+  void RecordFallback(absl::string_view from, size_t calls);
 
  private:
   struct Kernel {
     std::string name;
     prometheus::Histogram* compute_seconds = nullptr;
     prometheus::Histogram* relative_error = nullptr;
+    prometheus::Histogram* max_abs_error = nullptr;
+    prometheus::Counter* nonfinite = nullptr;
+    prometheus::Counter* fallbacks = nullptr;                           // From this kernel.
     std::array<std::array<prometheus::Counter*, 17>, 7> evaluations{};  // By type and code.
   };
   Kernel& Of(absl::string_view kernel) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -70,6 +80,7 @@ class EngineMetrics {
   prometheus::Family<prometheus::Counter>& rejected_family_;
   prometheus::Family<prometheus::Counter>& cancelled_family_;
   prometheus::Family<prometheus::Counter>& late_family_;
+  prometheus::Family<prometheus::Counter>& fire_family_;
   std::map<std::string, std::unique_ptr<OpMetrics>, std::less<>> ops_;
 
  public:
@@ -79,9 +90,19 @@ class EngineMetrics {
   prometheus::Counter& rejected_queue_full;
   prometheus::Counter& rejected_draining;
   prometheus::Counter& rejected_no_worker;
-  // Calls whose client left, or whose deadline passed, while they waited.
+  prometheus::Counter& rejected_buffer_full;
+  // Calls whose client left, or whose deadline passed, while their inputs came, while they waited,
+  // while they ran.
+  prometheus::Counter& cancelled_receiving;
   prometheus::Counter& cancelled_queued;
+  prometheus::Counter& cancelled_running;
+  prometheus::Counter& late_receiving;
   prometheus::Counter& late_queued;
+  prometheus::Counter& late_running;
+  // Launches, by what ended their batch.
+  prometheus::Counter& fired_no_more;
+  prometheus::Counter& fired_max_calls;
+  prometheus::Counter& fired_max_bytes;
   prometheus::Histogram& queue_wait;
 };
 

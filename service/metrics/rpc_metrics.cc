@@ -1,10 +1,13 @@
 #include "service/metrics/rpc_metrics.h"
 
+#include <google/protobuf/message.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/status.h>
 
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/time/time.h"
 #include "service/clock.h"
 #include "service/log.h"
@@ -20,8 +23,8 @@ using grpc::experimental::InterceptorBatchMethods;
 // Lives as long as the RPC does.
 class RpcInterceptor final : public grpc::experimental::Interceptor {
  public:
-  explicit RpcInterceptor(MethodMetrics& metrics, const char* method)
-      : metrics_(metrics), method_(method), start_(MonotonicNow()) {
+  RpcInterceptor(RpcMetrics& all, MethodMetrics& metrics, const char* method)
+      : all_(all), metrics_(metrics), method_(method), start_(MonotonicNow()) {
     metrics_.Started();
   }
 
@@ -37,6 +40,12 @@ class RpcInterceptor final : public grpc::experimental::Interceptor {
   }
 
   void Intercept(InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_MESSAGE)) {
+      if (const void* message = methods->GetRecvMessage()) all_.Received(SizeOf(message));
+    }
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_MESSAGE)) {
+      all_.Sent(methods->GetSerializedSendMessage()->Length());
+    }
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
       const grpc::Status status = methods->GetSendStatus();
       code_ = status.error_code();
@@ -51,6 +60,14 @@ class RpcInterceptor final : public grpc::experimental::Interceptor {
   }
 
  private:
+  // gRPC tells what came, but not of which type.
+  size_t SizeOf(const void* message) const {
+    return metrics_.takes_bytes()
+               ? static_cast<const grpc::ByteBuffer*>(message)->Length()
+               : static_cast<const google::protobuf::Message*>(message)->ByteSizeLong();
+  }
+
+  RpcMetrics& all_;
   MethodMetrics& metrics_;
   const char* const method_;
   const absl::Time start_;
@@ -63,7 +80,8 @@ class Factory final : public grpc::experimental::ServerInterceptorFactoryInterfa
   grpc::experimental::Interceptor* CreateServerInterceptor(
       grpc::experimental::ServerRpcInfo* info) override {
     // gRPC takes ownership.
-    return std::make_unique<RpcInterceptor>(metrics_.Of(info->method()), info->method()).release();
+    return std::make_unique<RpcInterceptor>(metrics_, metrics_.Of(info->method()), info->method())
+        .release();
   }
 
  private:
@@ -74,9 +92,10 @@ class Factory final : public grpc::experimental::ServerInterceptorFactoryInterfa
 
 MethodMetrics::MethodMetrics(prometheus::Family<prometheus::Counter>& requests,
                              prometheus::Histogram& duration, prometheus::Gauge& in_flight,
-                             std::string method)
+                             std::string method, bool takes_bytes)
     : requests_family_(requests),
       method_(std::move(method)),
+      takes_bytes_(takes_bytes),
       duration_(duration),
       in_flight_(in_flight) {}
 
@@ -95,8 +114,9 @@ void MethodMetrics::Finished(int code, double seconds) {
   in_flight_.Decrement();
 }
 
-RpcMetrics::RpcMetrics(prometheus::Registry& registry)
-    : requests_(prometheus::BuildCounter()
+RpcMetrics::RpcMetrics(prometheus::Registry& registry, TakesBytes takes_bytes)
+    : takes_bytes_(std::move(takes_bytes)),
+      requests_(prometheus::BuildCounter()
                     .Name("attnd_rpc_requests_total")
                     .Help("RPCs that ended, by method and code.")
                     .Register(registry)),
@@ -107,7 +127,17 @@ RpcMetrics::RpcMetrics(prometheus::Registry& registry)
       in_flight_(prometheus::BuildGauge()
                      .Name("attnd_rpc_in_flight")
                      .Help("RPCs under way.")
-                     .Register(registry)) {}
+                     .Register(registry)),
+      received_(prometheus::BuildCounter()
+                    .Name("attnd_rpc_received_bytes_total")
+                    .Help("Bytes of the messages that came, without what HTTP/2 adds.")
+                    .Register(registry)
+                    .Add({})),
+      sent_(prometheus::BuildCounter()
+                .Name("attnd_rpc_sent_bytes_total")
+                .Help("Bytes of the messages that were sent, without what HTTP/2 adds.")
+                .Register(registry)
+                .Add({})) {}
 
 MethodMetrics& RpcMetrics::Of(absl::string_view method) {
   if (!method.empty() && method.front() == '/') method.remove_prefix(1);
@@ -120,8 +150,10 @@ MethodMetrics& RpcMetrics::Of(absl::string_view method) {
   auto& slot = methods_[std::string(method)];
   if (slot == nullptr) {
     const prometheus::Labels labels = {{"method", std::string(method)}};
-    slot = std::make_unique<MethodMetrics>(requests_, durations_.Add(labels, LatencyBuckets()),
-                                           in_flight_.Add(labels), std::string(method));
+    slot = std::make_unique<MethodMetrics>(
+        requests_, durations_.Add(labels, LatencyBuckets()), in_flight_.Add(labels),
+        std::string(method),
+        absl::StartsWith(method, "grpc.health.v1.Health/") || takes_bytes_(method));
   }
   return *slot;
 }

@@ -1,5 +1,5 @@
 // Counts every RPC of a server, whatever its service: by method and code, duration, calls under
-// way, bytes sent.
+// way; bytes of their messages either way.
 #ifndef ATTND_SERVICE_METRICS_RPC_METRICS_H_
 #define ATTND_SERVICE_METRICS_RPC_METRICS_H_
 
@@ -7,6 +7,7 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -26,15 +27,17 @@ namespace attnd {
 class MethodMetrics {
  public:
   MethodMetrics(prometheus::Family<prometheus::Counter>& requests, prometheus::Histogram& duration,
-                prometheus::Gauge& in_flight, std::string method);
+                prometheus::Gauge& in_flight, std::string method, bool takes_bytes);
 
   void Started() { in_flight_.Increment(); }
   // `code` is a gRPC status code.
   void Finished(int code, double seconds);
+  bool takes_bytes() const { return takes_bytes_; }
 
  private:
   prometheus::Family<prometheus::Counter>& requests_family_;
   const std::string method_;
+  const bool takes_bytes_;
   prometheus::Histogram& duration_;
   prometheus::Gauge& in_flight_;
   std::array<std::atomic<prometheus::Counter*>, 17>
@@ -43,17 +46,28 @@ class MethodMetrics {
 
 class RpcMetrics {
  public:
-  explicit RpcMetrics(prometheus::Registry& registry);
+  // Whether a method's requests reach the server as grpc::ByteBuffer; those of the others must be
+  // protobuf messages. Methods are named as in MethodMetrics.
+  using TakesBytes = std::function<bool(absl::string_view method)>;
+  // By default none does, but those of gRPC's own health service, which always do.
+  explicit RpcMetrics(
+      prometheus::Registry& registry,
+      TakesBytes takes_bytes = [](absl::string_view) { return false; });
 
   MethodMetrics& Of(absl::string_view method);
+  void Received(size_t bytes) { received_.Increment(static_cast<double>(bytes)); }
+  void Sent(size_t bytes) { sent_.Increment(static_cast<double>(bytes)); }
 
   // To be given to a ServerBuilder. The metrics must outlive the server.
   std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeInterceptorFactory();
 
  private:
+  const TakesBytes takes_bytes_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Histogram>& durations_;
   prometheus::Family<prometheus::Gauge>& in_flight_;
+  prometheus::Counter& received_;
+  prometheus::Counter& sent_;
   absl::Mutex mu_;
   // Only methods that the server has reach an interceptor, so this stays small.
   std::map<std::string, std::unique_ptr<MethodMetrics>, std::less<>> methods_ ABSL_GUARDED_BY(mu_);

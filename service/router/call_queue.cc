@@ -96,6 +96,17 @@ bool CallQueue::empty(Lane lane) const {
   return true;
 }
 
+size_t CallQueue::calls(Lane lane) const {
+  size_t calls = 0;
+  for (const CallList& waiting : lists_[static_cast<int>(lane)]) calls += waiting.size();
+  return calls;
+}
+
+size_t CallQueue::waiting(const std::string& batch_key) const {
+  const auto found = waiting_by_key_.find(batch_key);
+  return found == waiting_by_key_.end() ? 0 : found->second;
+}
+
 size_t CallQueue::calls(int priority) const {
   size_t calls = 0;
   for (const auto& priorities : lists_) calls += priorities[priority].size();

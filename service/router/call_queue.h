@@ -88,6 +88,9 @@ class CallQueue {
   size_t calls() const { return calls_; }
   int64_t bytes() const { return bytes_; }
   size_t calls(int priority) const;
+  size_t calls(Lane lane) const;
+  // Calls that wait with this key.
+  size_t waiting(const std::string& batch_key) const;
 
  private:
   CallList& list(Lane lane, int priority) { return lists_[static_cast<int>(lane)][priority]; }

@@ -219,10 +219,9 @@ void RouterEngine::Admit(CallList one) {
       status = queue_.Push(one);
       if (status.ok()) return;
       metrics_.rejected_queue_full.Increment();
-      const double drain = seconds_per_call_ * static_cast<double>(queue_.calls()) / workers_up_;
-      status = absl::ResourceExhaustedError(
-          absl::StrCat(status.message(), "; retry in about ",
-                       std::max<int64_t>(1, std::llround(drain * 1e3)), " ms"));
+      const double wait = absl::ToDoubleMilliseconds(PredictedWait(call.lane));
+      status = absl::ResourceExhaustedError(absl::StrCat(
+          status.message(), "; retry in about ", std::max<int64_t>(1, std::llround(wait)), " ms"));
     }
   }
   Fail(call, status);
@@ -241,14 +240,15 @@ void RouterEngine::AnswerDead(CallList dead, const absl::Status& other) {
   const absl::Time now = MonotonicNow();
   for (QueuedCall& call : dead) {
     const absl::Duration waited = now - call.admitted;
-    if (call.cancelled()) {
-      metrics_.cancelled_queued.Increment();
-      Fail(call, absl::CancelledError("cancelled while queued"));
-    } else if (now >= call.deadline) {
+    // First the deadline: what is late is cancelled too.
+    if (call.cancelled() ? LeftForDeadline(now, call.deadline) : now >= call.deadline) {
       metrics_.late_queued.Increment();
       Fail(call, absl::DeadlineExceededError(absl::StrCat(
                      "the deadline passed while the call was queued, for ",
                      absl::FormatDuration(absl::Trunc(waited, absl::Microseconds(1))))));
+    } else if (call.cancelled()) {
+      metrics_.cancelled_queued.Increment();
+      Fail(call, absl::CancelledError("cancelled while queued"));
     } else {
       Fail(call, other);
     }
@@ -312,54 +312,5 @@ void RouterEngine::OnWorkerState(Worker& worker, WorkerState state) {
 }
 
 bool RouterEngine::ready() const { return open_.load(); }
-
-std::vector<Engine::KernelName> RouterEngine::KernelsOf(absl::string_view op) const {
-  std::vector<KernelName> kernels;
-  for (const auto& worker : workers_) {
-    for (const auto& [id, names] : worker->link->kernels()) {
-      if (id != op) continue;
-      for (const KernelName& kernel : names) {
-        const bool known = std::any_of(kernels.begin(), kernels.end(), [&](const KernelName& k) {
-          return k.name == kernel.name && k.device == kernel.device;
-        });
-        if (!known) kernels.push_back(kernel);
-      }
-    }
-  }
-  return kernels;
-}
-
-Engine::OpStatistics RouterEngine::Statistics(absl::string_view op) const {
-  OpStatistics statistics;
-  absl::StatusOr<const Operator*> found = operators_.Find(op);
-  if (!found.ok()) return statistics;
-  const OpState& state = StateOf(**found);
-  statistics.success_count = state.success_count;
-  statistics.success_ns = state.success_ns;
-  statistics.fail_count = state.fail_count;
-  statistics.fail_ns = state.fail_ns;
-  statistics.queue_ns = state.queue_ns;
-  statistics.compute_ns = state.compute_ns;
-  statistics.inference_count = state.inference_count;
-  statistics.execution_count = state.execution_count;
-  statistics.last_inference = absl::FromUnixNanos(state.last_inference_ns);
-  return statistics;
-}
-
-RouterEngine::Snapshot RouterEngine::snapshot() const {
-  Snapshot snapshot;
-  absl::MutexLock lock(&mu_);
-  for (const auto& worker : workers_) {
-    snapshot.workers.push_back({worker->link->name(), worker->link->device(), worker->state,
-                                worker->times_up > 0 ? worker->times_up - 1 : 0, worker->running});
-  }
-  for (int priority = 0; priority < kPriorities; ++priority) {
-    snapshot.waiting.push_back(queue_.calls(priority));
-  }
-  snapshot.waiting_bytes = queue_.bytes();
-  snapshot.running = running_;
-  snapshot.draining = draining_;
-  return snapshot;
-}
 
 }  // namespace attnd

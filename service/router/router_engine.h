@@ -56,6 +56,7 @@ class RouterEngine final : public Engine {
   const Registry& registry() const override { return operators_; }
   std::vector<KernelName> KernelsOf(absl::string_view op) const override;
   bool ready() const override;
+  void NoteDropped(Dropped what) override;
   OpStatistics Statistics(absl::string_view op) const override;
 
   // What metrics and the status page show.
@@ -66,11 +67,13 @@ class RouterEngine final : public Engine {
       WorkerState state;
       uint64_t restarts;  // Times it came up again after the first.
       size_t running;     // Launches.
+      std::vector<DeviceUse> uses;
     };
     std::vector<Worker> workers;
     std::vector<size_t> waiting;  // By priority.
     int64_t waiting_bytes;
-    size_t running;  // Calls in launches under way.
+    absl::Duration predicted_wait;  // Of a call that came now and is not batched with another.
+    size_t running;                 // Calls in launches under way.
     bool draining;
   };
   Snapshot snapshot() const;
@@ -114,12 +117,19 @@ class RouterEngine final : public Engine {
   // All of its calls are answered.
   void Retire(LaunchPtr launch) ABSL_LOCKS_EXCLUDED(mu_);
   void AnswerTogether(Launch& launch, absl::StatusOr<Evaluation> ran);
-  void AnswerAlone(QueuedCall& call, absl::Time start, absl::StatusOr<Evaluation> ran);
+  void AnswerAlone(const Worker& worker, QueuedCall& call, absl::Time start,
+                   absl::StatusOr<Evaluation> ran);
   void SweepLoop() ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Duration PredictedWait(Lane lane) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   void Succeed(QueuedCall& call, OpState& state, Evaluation evaluation, uint32_t batch_size,
                absl::Time start);
   void Fail(QueuedCall& call, const absl::Status& status);
+  // Of what a worker took: counts a launch's fallback, its batch's end, answers that come too late.
+  void CountFallback(const Worker& worker, const QueuedCall& call, absl::string_view ran,
+                     size_t calls);
+  void CountFire(const CallList& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CountMissed(const QueuedCall& call);
   // Answers calls that waited in vain, each with what became of it: late, cancelled, or `other`.
   void AnswerDead(CallList dead, const absl::Status& other);
   OpState& StateOf(const Operator& op) const;
@@ -135,8 +145,8 @@ class RouterEngine final : public Engine {
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   int workers_up_ ABSL_GUARDED_BY(mu_) = 0;
-  // Seconds that one call took of a slot lately; the retry hint's measure.
-  std::atomic<double> seconds_per_call_{0};
+  // Seconds that one call took of a slot lately, by lane: what waits are predicted from.
+  std::array<std::atomic<double>, kLanes> seconds_per_call_{};
   // Whether calls are taken: not draining, and a worker is up.
   std::atomic<bool> open_{false};
 

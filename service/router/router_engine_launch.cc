@@ -33,7 +33,9 @@ RouterEngine::LaunchPtr RouterEngine::OccupyFree(CallList& one) {
   absl::MutexLock lock(&mu_);
   if (draining_ || !queue_.empty(lane)) return nullptr;
   Worker* const free = FreeWorker(lane);
-  return free != nullptr ? Occupy(*free, lane, std::move(one)) : nullptr;
+  if (free == nullptr) return nullptr;
+  CountFire(one);
+  return Occupy(*free, lane, std::move(one));
 }
 
 void RouterEngine::RunLane(Worker& worker, Lane lane) {
@@ -50,7 +52,10 @@ void RouterEngine::RunLane(Worker& worker, Lane lane) {
       if (stopping_) return;
       CallList batch = queue_.Take(lane, MonotonicNow(), dead);
       running_ += dead.size();
-      if (!batch.empty()) launch = Occupy(worker, lane, std::move(batch));
+      if (!batch.empty()) {
+        CountFire(batch);
+        launch = Occupy(worker, lane, std::move(batch));
+      }
     }
     if (!dead.empty()) {
       const size_t answered = dead.size();
@@ -99,7 +104,10 @@ void RouterEngine::AnswerTogether(Launch& launch, absl::StatusOr<Evaluation> ran
   const auto fail_all = [&](const absl::Status& status) {
     state.metrics->RecordLaunch("", head.call.dtype(), status.code(), launch.size,
                                 absl::ZeroDuration());
-    for (QueuedCall& call : launch.batch) Fail(call, status);
+    for (QueuedCall& call : launch.batch) {
+      CountMissed(call);
+      Fail(call, status);
+    }
   };
   if (!ran.ok()) return fail_all(ran.status());
   absl::StatusOr<std::vector<NamedTensors>> parts =
@@ -108,6 +116,7 @@ void RouterEngine::AnswerTogether(Launch& launch, absl::StatusOr<Evaluation> ran
   state.metrics->RecordLaunch(ran->kernel, head.call.dtype(), absl::StatusCode::kOk, launch.size,
                               ran->compute);
   state.Launched(launch.size, ran->compute);
+  CountFallback(launch.worker, head, ran->kernel, launch.size);
   const auto size = static_cast<uint32_t>(launch.size);
   auto part = parts->begin();
   for (QueuedCall& call : launch.batch) {
@@ -126,19 +135,22 @@ void RouterEngine::RunOneByOne(LaunchPtr launch) {
         QueuedCall& done = *launch->next++;
         const bool last = launch->next == launch->batch.end();
         if (last) Leave(*launch);
-        AnswerAlone(done, launch->start, std::move(ran));
+        AnswerAlone(launch->worker, done, launch->start, std::move(ran));
         if (last) return Retire(std::move(launch));
         RunOneByOne(std::move(launch));
       });
 }
 
-void RouterEngine::AnswerAlone(QueuedCall& call, absl::Time start, absl::StatusOr<Evaluation> ran) {
+void RouterEngine::AnswerAlone(const Worker& worker, QueuedCall& call, absl::Time start,
+                               absl::StatusOr<Evaluation> ran) {
   OpState& state = StateOf(*call.op);
   const DType dtype = call.call.dtype();
   if (!ran.ok()) {
     state.metrics->RecordLaunch("", dtype, ran.status().code(), 1, absl::ZeroDuration());
+    CountMissed(call);
     return Fail(call, ran.status());
   }
+  CountFallback(worker, call, ran->kernel, 1);
   state.metrics->RecordLaunch(ran->kernel, dtype, absl::StatusCode::kOk, 1, ran->compute);
   state.Launched(1, ran->compute);
   Succeed(call, state, *std::move(ran), 1, start);
@@ -149,6 +161,7 @@ void RouterEngine::Succeed(QueuedCall& call, OpState& state, Evaluation evaluati
   const absl::Duration queued = start - call.admitted;
   state.queue_ns.fetch_add(Nanoseconds(queued), std::memory_order_relaxed);
   state.Answered(call, true);
+  CountMissed(call);
   std::move(call.done)(EngineResult{std::move(evaluation), batch_size, queued});
 }
 
@@ -157,11 +170,8 @@ void RouterEngine::RunCompare(LaunchPtr launch) {
   absl::StatusOr<NumericsReport> report =
       Guarded([&] { return launch->worker.link->Compare(launch->slot, *call.op, *call.compare); });
   Leave(*launch);
-  if (report.ok()) {
-    double worst = 0;
-    for (const ErrorReport& output : report->outputs) worst = std::max(worst, output.relative);
-    StateOf(*call.op).metrics->RecordError(report->kernel, worst);
-  }
+  if (report.ok()) StateOf(*call.op).metrics->RecordError(*report);
+  CountMissed(call);
   std::move(call.compare_done)(std::move(report));
   Retire(std::move(launch));
 }
@@ -170,9 +180,9 @@ void RouterEngine::Leave(Launch& launch) {
   // A slow average: good enough for a hint, and free of locks.
   const double took =
       absl::ToDoubleSeconds(MonotonicNow() - launch.start) / static_cast<double>(launch.size);
-  const double before = seconds_per_call_.load(std::memory_order_relaxed);
-  seconds_per_call_.store(before == 0 ? took : before + 0.1 * (took - before),
-                          std::memory_order_relaxed);
+  std::atomic<double>& average = seconds_per_call_[static_cast<size_t>(launch.lane)];
+  const double before = average.load(std::memory_order_relaxed);
+  average.store(before == 0 ? took : before + 0.1 * (took - before), std::memory_order_relaxed);
   absl::MutexLock lock(&mu_);
   launch.worker.free[static_cast<int>(launch.lane)].push_back(launch.slot);
   --launch.worker.running;

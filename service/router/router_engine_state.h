@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "service/clock.h"
 #include "service/router/router_engine.h"
 
@@ -42,8 +43,11 @@ struct RouterEngine::OpState {
 };
 
 struct RouterEngine::Worker {
-  explicit Worker(std::unique_ptr<WorkerLink> l) : link(std::move(l)) {}
+  explicit Worker(std::unique_ptr<WorkerLink> l) : link(std::move(l)) {
+    for (const Lane lane : link->slots()) ++slots[static_cast<size_t>(lane)];
+  }
   const std::unique_ptr<WorkerLink> link;
+  std::array<int, kLanes> slots = {};
   // Guarded by the engine's mutex.
   WorkerState state = WorkerState::kDown;
   uint64_t times_up = 0;

@@ -36,6 +36,15 @@ using KernelTable = std::vector<std::pair<std::string, std::vector<Engine::Kerne
 // The kernels of `registry` that run on `device`, and on the CPU, which every worker has.
 KernelTable KernelsOn(const Registry& registry, Device device);
 
+// Memory and failures of a device since the process began.
+struct DeviceUse {
+  Device device = Device::kCpu;
+  int64_t bytes_in_use = 0;
+  int64_t bytes_peak = 0;      // The largest that bytes_in_use was.
+  uint64_t out_of_memory = 0;  // Launches that failed for want of memory, and for another fault.
+  uint64_t faults = 0;
+};
+
 // A worker offers slots; each slot runs one launch at a time. All functions may be called from any
 // thread.
 class WorkerLink {
@@ -50,6 +59,8 @@ class WorkerLink {
   // What runs the calls; empty while the worker was never reached.
   virtual std::string device() const = 0;
   virtual KernelTable kernels() const = 0;
+  // The devices of this process; a worker in another one tells of its own.
+  virtual std::vector<DeviceUse> uses() const { return {}; }
 
   // The lane that each slot serves.
   virtual std::vector<Lane> slots() const = 0;

@@ -74,4 +74,9 @@ absl::StatusOr<NamedTensors> SelectOutputs(absl::string_view op, const Evaluatio
   return selected;
 }
 
+void NoteRefused(Engine& engine, const absl::Status& status) {
+  engine.NoteDropped(absl::IsResourceExhausted(status) ? Engine::Dropped::kTooLarge
+                                                       : Engine::Dropped::kInvalid);
+}
+
 }  // namespace attnd

@@ -31,6 +31,9 @@ absl::Status CheckWanted(const Operator& op, const CallRequest& request,
 absl::StatusOr<NamedTensors> SelectOutputs(absl::string_view op, const Evaluation& evaluation,
                                            const std::vector<std::string>& wanted);
 
+// Counts a call that its handler refused with `status`.
+void NoteRefused(Engine& engine, const absl::Status& status);
+
 // A unary RPC whose answer comes later. Owns itself until gRPC is done with it.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:

@@ -28,11 +28,11 @@ EvaluateStream::EvaluateStream(Engine& engine, const RpcLimits& limits, ByteBudg
 
 void EvaluateStream::OnReadDone(bool ok) {
   if (ok) {
-    if (absl::Status s = Guarded([this] { return Receive(); }); !s.ok()) return End(s);
+    if (absl::Status s = Guarded([this] { return Receive(); }); !s.ok()) return Refuse(s);
     return StartRead(&in_);
   }
-  if (cancel_->cancelled()) return End(absl::CancelledError("the client went away"));
-  if (absl::Status s = Guarded([this] { return CheckComplete(); }); !s.ok()) return End(s);
+  if (cancel_->cancelled()) return Refuse(absl::CancelledError("the client went away"));
+  if (absl::Status s = Guarded([this] { return CheckComplete(); }); !s.ok()) return Refuse(s);
   Evaluate();
 }
 
@@ -66,6 +66,7 @@ absl::Status EvaluateStream::ReceiveHeader(const v1::EvaluateRequest& header) {
       AnnouncedBytes(header, limits_.max_tensor_bytes, limits_.max_call_bytes);
   if (!bytes.ok()) return bytes.status();
   if (!budget_.Take(*bytes)) {
+    no_room_ = true;
     return absl::ResourceExhaustedError(
         absl::StrCat(header.op(), ": inputs: given ", *bytes,
                      " bytes, but streamed calls under way hold the rest of ",
@@ -177,6 +178,24 @@ void EvaluateStream::SendNextChunk() {
   offset_ += length;
   out_ = chunk.Build();
   StartWrite(&out_);
+}
+
+void EvaluateStream::Refuse(const absl::Status& status) {
+  refusal_ = status;
+  End(status);
+}
+
+// Only now: the end of a client that left may come before the news that it did.
+void EvaluateStream::OnDone() {
+  if (cancel_->cancelled() && !refusal_.ok()) {
+    engine_.NoteDropped(LeftForDeadline(absl::Now(), deadline_) ? Engine::Dropped::kLate
+                                                                : Engine::Dropped::kCancelled);
+  } else if (no_room_) {
+    engine_.NoteDropped(Engine::Dropped::kBufferFull);
+  } else if (!refusal_.ok()) {
+    NoteRefused(engine_, refusal_);
+  }
+  const std::shared_ptr<EvaluateStream> last = std::move(self_);
 }
 
 void EvaluateStream::End(const absl::Status& status) { Finish(ToGrpcStatus(status)); }

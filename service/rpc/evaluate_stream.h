@@ -50,7 +50,7 @@ class EvaluateStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, gr
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
   void OnCancel() override { cancel_->Cancel(); }
-  void OnDone() override { const std::shared_ptr<EvaluateStream> last = std::move(self_); }
+  void OnDone() override;
 
  private:
   absl::Status Receive();
@@ -60,6 +60,8 @@ class EvaluateStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, gr
   void Evaluate();
   void SendHeader(absl::StatusOr<EngineResult> result);
   void SendNextChunk();
+  // Ends a call that the engine will not see.
+  void Refuse(const absl::Status& status);
   void End(const absl::Status& status);
 
   Engine& engine_;
@@ -74,6 +76,8 @@ class EvaluateStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, gr
   std::optional<DecodedCall> call_;
   Named<int64_t> received_;  // Bytes of each input.
   int64_t reserved_ = 0;     // From the budget.
+  bool no_room_ = false;     // In the budget.
+  absl::Status refusal_;     // Of a call that the engine has not seen.
 
   grpc::ByteBuffer out_;
   NamedTensors outputs_;

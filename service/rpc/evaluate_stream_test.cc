@@ -344,6 +344,9 @@ TEST_F(EvaluateStreamTest, StreamsTogetherHoldNoMoreThanTheBudget) {
       second = Send({header});  // INVALID_ARGUMENT as long as the first has not arrived.
     }
     EXPECT_EQ(second.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    std::optional<Engine::Dropped> dropped = engine_.NextDropped();
+    while (dropped == Engine::Dropped::kInvalid) dropped = engine_.NextDropped();
+    EXPECT_EQ(dropped, Engine::Dropped::kBufferFull);
     first_context.TryCancel();
     first->Finish();
   }
@@ -368,6 +371,37 @@ TEST_F(EvaluateStreamTest, CancelledWhileEvaluated) {
   for (int i = 0; i < 1000 && !cancel->cancelled(); ++i) absl::SleepFor(absl::Milliseconds(10));
   EXPECT_TRUE(cancel->cancelled());
   engine_.Release();
+}
+
+TEST_F(EvaluateStreamTest, CallsThatEndWhileTheyComeAreCounted) {
+  const TestCall call = RecurrenceCall();
+  EXPECT_FALSE(Send({Header(call)}).ok());
+  EXPECT_EQ(engine_.NextDropped(), Engine::Dropped::kInvalid);
+
+  v1::EvaluateChunk large = Header(call);
+  (*large.mutable_request()->mutable_inputs())["q"].mutable_shape()->Set(1, kMaxTensor);
+  EXPECT_FALSE(Send({large}).ok());
+  EXPECT_EQ(engine_.NextDropped(), Engine::Dropped::kTooLarge);
+
+  {
+    grpc::ClientContext context;
+    auto stream = operators_->EvaluateStream(&context);
+    ASSERT_TRUE(stream->Write(Header(call)));
+    context.TryCancel();
+    EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+    EXPECT_EQ(engine_.NextDropped(), Engine::Dropped::kCancelled);
+  }
+  // A client ends its call before the server's clock says so; on a busy machine long before.
+  std::optional<Engine::Dropped> dropped;
+  for (int i = 0; i < 20 && dropped != Engine::Dropped::kLate; ++i) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
+    auto stream = operators_->EvaluateStream(&context);
+    ASSERT_TRUE(stream->Write(Header(call)));
+    EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+    dropped = engine_.NextDropped();
+  }
+  EXPECT_EQ(dropped, Engine::Dropped::kLate);
 }
 
 }  // namespace

@@ -23,7 +23,7 @@ using grpc::ByteBuffer;
 using grpc::CallbackServerContext;
 using Stub = inference::GRPCInferenceService;
 
-// Everything as callbacks, calls with tensors as bytes.
+// Everything as callbacks; the methods declared raw are those of TakesBytes.
 template <typename Service>
 using Unimplemented = Stub::WithCallbackMethod_SystemSharedMemoryStatus<
     Stub::WithCallbackMethod_SystemSharedMemoryRegister<
@@ -260,7 +260,10 @@ void InferenceService::Run(std::shared_ptr<const inference::ModelInferRequest> m
                            bool streamed, Answered answered) {
   absl::StatusOr<InferCall> decoded =
       Guarded([&] { return DecodeInfer(engine_.registry(), message); });
-  if (!decoded.ok()) return answered(decoded.status());
+  if (!decoded.ok()) {
+    NoteRefused(engine_, decoded.status());
+    return answered(decoded.status());
+  }
   InferCall call = *std::move(decoded);
   call.call.deadline = std::min(call.call.deadline, deadline);
   call.call.cancel = cancel;
@@ -316,7 +319,10 @@ grpc::ServerUnaryReactor* InferenceService::ModelInfer(CallbackServerContext* co
                                                        ByteBuffer* response) {
   ByteBuffer bytes(*request);
   auto message = Guarded([&] { return ParseMessage<inference::ModelInferRequest>(bytes); });
-  if (!message.ok()) return Answer(context, message.status());
+  if (!message.ok()) {
+    NoteRefused(engine_, message.status());
+    return Answer(context, message.status());
+  }
   const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
   Run(*std::move(message), DeadlineOf(*context), call->cancel(), /*streamed=*/false,
       [call, context, response,
@@ -357,7 +363,10 @@ void InferenceService::RunInStream(ByteBuffer bytes, absl::Time deadline, bool e
     }
     reply({response.Build(), grpc::Status::OK});
   };
-  if (!message.ok()) return answered(message.status());
+  if (!message.ok()) {
+    NoteRefused(engine_, message.status());
+    return answered(message.status());
+  }
   Run(*std::move(message), deadline, cancel, /*streamed=*/true, std::move(answered));
 }
 

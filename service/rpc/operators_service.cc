@@ -2,6 +2,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "attnd/v1/operators.grpc.pb.h"
@@ -20,7 +21,7 @@ namespace {
 using grpc::ByteBuffer;
 using grpc::CallbackServerContext;
 using Stub = v1::Operators;
-// Calls with tensors are taken and answered as bytes, so that tensors are copied once at most.
+// The methods declared raw are those of TakesBytes.
 using Base = Stub::WithCallbackMethod_List<
     Stub::WithCallbackMethod_Describe<Stub::WithRawCallbackMethod_Evaluate<
         Stub::WithRawCallbackMethod_EvaluateStream<Stub::WithRawCallbackMethod_EvaluateBatch<
@@ -91,7 +92,10 @@ void OperatorsService::Run(std::shared_ptr<const v1::EvaluateRequest> message, a
   const absl::Time begin = absl::Now();
   absl::StatusOr<DecodedCall> decoded =
       Guarded([&] { return DecodeCall(engine_.registry(), message); });
-  if (!decoded.ok()) return answered(decoded.status());
+  if (!decoded.ok()) {
+    NoteRefused(engine_, decoded.status());
+    return answered(decoded.status());
+  }
   EngineCall call = std::move(decoded->call);
   call.deadline = deadline;
   call.cancel = cancel;
@@ -115,7 +119,10 @@ grpc::ServerUnaryReactor* OperatorsService::Evaluate(CallbackServerContext* cont
                                                      ByteBuffer* response) {
   ByteBuffer bytes(*request);
   auto message = Guarded([&] { return ParseMessage<v1::EvaluateRequest>(bytes); });
-  if (!message.ok()) return Answer(*context, message.status());
+  if (!message.ok()) {
+    NoteRefused(engine_, message.status());
+    return Answer(*context, message.status());
+  }
   const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
   Run(*std::move(message), DeadlineOf(*context), call->cancel(),
       [call, response, limit = limits_.max_message_bytes](absl::StatusOr<MessageBuilder> answer) {
@@ -148,7 +155,10 @@ void OperatorsService::RunInBatch(ByteBuffer bytes, absl::Time deadline,
     }
     reply({response.Build(), grpc::Status::OK});
   };
-  if (!message.ok()) return answered(message.status());
+  if (!message.ok()) {
+    NoteRefused(engine_, message.status());
+    return answered(message.status());
+  }
   Run(*std::move(message), deadline, cancel, std::move(answered));
 }
 
@@ -185,7 +195,10 @@ grpc::ServerUnaryReactor* OperatorsService::Compare(CallbackServerContext* conte
     if (!random.ok()) return random.status();
     return Decoded{*std::move(call), *std::move(random)};
   });
-  if (!decoded.ok()) return Answer(*context, decoded.status());
+  if (!decoded.ok()) {
+    NoteRefused(engine_, decoded.status());
+    return Answer(*context, decoded.status());
+  }
   const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
   EngineCall engine_call = std::move(decoded->call.call);
   engine_call.deadline = DeadlineOf(*context);
@@ -203,6 +216,18 @@ grpc::ServerUnaryReactor* OperatorsService::Compare(CallbackServerContext* conte
 }
 
 }  // namespace
+
+bool TakesBytes(absl::string_view method) {
+  static const absl::flat_hash_set<absl::string_view> kRaw = {
+      "attnd.v1.Operators/Evaluate",
+      "attnd.v1.Operators/EvaluateStream",
+      "attnd.v1.Operators/EvaluateBatch",
+      "attnd.v1.Operators/Compare",
+      "inference.GRPCInferenceService/ModelInfer",
+      "inference.GRPCInferenceService/ModelStreamInfer",
+  };
+  return kRaw.contains(method);
+}
 
 std::unique_ptr<grpc::Service> MakeOperatorsService(Engine& engine, const RpcLimits& limits) {
   return std::make_unique<OperatorsService>(engine, limits);

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "service/engine.h"
 #include "service/session/sequence_store.h"
 
@@ -27,6 +28,10 @@ struct RpcLimits {
   // Bytes of a tensor in one chunk of a streamed answer.
   int64_t chunk_bytes = int64_t{1} << 20;
 };
+
+// Whether a method ("attnd.v1.Operators/Evaluate") takes and gives bytes, so that tensors are
+// copied once at most; all others have messages.
+bool TakesBytes(absl::string_view method);
 
 // attnd.v1.Operators. The engine must outlive the service, and the service the server.
 std::unique_ptr<grpc::Service> MakeOperatorsService(Engine& engine, const RpcLimits& limits);

@@ -62,6 +62,21 @@ void FakeControl::SetError(absl::Status error) {
   error_ = std::move(error);
 }
 
+void FakeControl::SetKernel(std::string kernel) {
+  absl::MutexLock lock(&mu_);
+  kernel_ = std::move(kernel);
+}
+
+void FakeControl::SetUses(std::vector<DeviceUse> uses) {
+  absl::MutexLock lock(&mu_);
+  uses_ = std::move(uses);
+}
+
+void FakeControl::SetReport(NumericsReport report) {
+  absl::MutexLock lock(&mu_);
+  report_ = std::move(report);
+}
+
 void FakeControl::SetBatchError(absl::Status error) {
   absl::MutexLock lock(&mu_);
   batch_error_ = std::move(error);
@@ -81,6 +96,10 @@ class FakeWorker final : public WorkerLink {
   std::string device() const override { return "fake"; }
   KernelTable kernels() const override { return {{kDouble, {{"twice", "cpu"}}}}; }
   std::vector<Lane> slots() const override { return lanes_; }
+  std::vector<DeviceUse> uses() const override {
+    absl::MutexLock lock(&control_->mu_);
+    return control_->uses_;
+  }
 
   void Start(StateObserver observer) override {
     {
@@ -100,10 +119,8 @@ class FakeWorker final : public WorkerLink {
   absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
                                          const CompareJob& job) override {
     if (absl::Status s = Enter(0); !s.ok()) return s;
-    NumericsReport report;
-    report.kernel = "twice";
-    report.within_tolerance = true;
-    return report;
+    absl::MutexLock lock(&control_->mu_);
+    return control_->report_;
   }
 
  private:
@@ -122,7 +139,10 @@ class FakeWorker final : public WorkerLink {
     }
     Evaluation evaluation;
     evaluation.outputs.Set("y", *y);
-    evaluation.kernel = "twice";
+    {
+      absl::MutexLock lock(&control_->mu_);
+      evaluation.kernel = control_->kernel_;
+    }
     evaluation.device = "fake";
     evaluation.compute = absl::Microseconds(1);
     return evaluation;

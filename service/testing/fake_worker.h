@@ -31,6 +31,12 @@ class FakeControl {
   void SetState(WorkerState state);
   // What launches answer from now on; OK lets them run.
   void SetError(absl::Status error);
+  // The kernel that launches name from now on; "twice" at first.
+  void SetKernel(std::string kernel);
+  // What the worker tells of its devices; nothing at first.
+  void SetUses(std::vector<DeviceUse> uses);
+  // What Compare reports from now on.
+  void SetReport(NumericsReport report);
   // Launches of more than one row (of B) answer this.
   void SetBatchError(absl::Status error);
 
@@ -44,6 +50,9 @@ class FakeControl {
   int waiting_ = 0;
   absl::Status error_;
   absl::Status batch_error_;
+  std::string kernel_ = "twice";
+  std::vector<DeviceUse> uses_;
+  NumericsReport report_{.kernel = "twice", .within_tolerance = true};
   std::vector<int64_t> launches_;
   WorkerLink::StateObserver observer_;
 };

@@ -113,6 +113,26 @@ KernelTable LocalWorker::kernels() const {
   return KernelsOn(registry_, cuda_.empty() ? Device::kCpu : Device::kCuda);
 }
 
+std::vector<DeviceUse> LocalWorker::uses() const {
+  std::vector<DeviceUse> uses = {{.device = Device::kCpu,
+                                  .bytes_in_use = cpu_->allocated_bytes(),
+                                  .bytes_peak = cpu_->peak_allocated_bytes()}};
+  if (cuda_.empty()) return uses;
+  DeviceUse& gpu = uses.emplace_back(DeviceUse{
+      .device = Device::kCuda, .out_of_memory = gpu_out_of_memory_, .faults = gpu_faults_});
+  for (const auto& backend : cuda_) {
+    gpu.bytes_in_use += backend->allocated_bytes();
+    gpu.bytes_peak += backend->peak_allocated_bytes();
+  }
+  return uses;
+}
+
+void LocalWorker::NoteFailure(const Backend& backend, const absl::Status& status) {
+  if (backend.device() != Device::kCuda) return;
+  if (absl::IsResourceExhausted(status)) ++gpu_out_of_memory_;
+  if (absl::IsInternal(status)) ++gpu_faults_;
+}
+
 std::vector<Lane> LocalWorker::slots() const {
   std::vector<Lane> lanes(fast_slots_, Lane::kFast);
   lanes.push_back(Lane::kReference);
@@ -122,7 +142,10 @@ std::vector<Lane> LocalWorker::slots() const {
 void LocalWorker::Execute(int slot, const Operator& op, const BoundCall& call,
                           const std::string& kernel, Executed done) {
   Backend& backend = call.dtype() == DType::kFloat64 ? *cpu_ : BackendOf(slot);
-  done(Guarded([&] { return EvaluateBound(op, backend, call, kernel); }));
+  absl::StatusOr<Evaluation> evaluation =
+      Guarded([&] { return EvaluateBound(op, backend, call, kernel); });
+  NoteFailure(backend, evaluation.status());
+  done(std::move(evaluation));
 }
 
 absl::StatusOr<NumericsReport> LocalWorker::Compare(int slot, const Operator& op,
@@ -133,7 +156,9 @@ absl::StatusOr<NumericsReport> LocalWorker::Compare(int slot, const Operator& op
   absl::StatusOr<BoundCall> bound = Bind(op.spec, *request);
   if (!bound.ok()) return bound.status();
   Backend& backend = bound->dtype() == DType::kFloat64 ? *cpu_ : BackendOf(slot);
-  return attnd::Compare(op, backend, *cpu_, *request);
+  absl::StatusOr<NumericsReport> report = attnd::Compare(op, backend, *cpu_, *request);
+  NoteFailure(backend, report.status());
+  return report;
 }
 
 }  // namespace attnd

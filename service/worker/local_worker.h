@@ -2,6 +2,7 @@
 #ifndef ATTND_SERVICE_WORKER_LOCAL_WORKER_H_
 #define ATTND_SERVICE_WORKER_LOCAL_WORKER_H_
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,6 +31,7 @@ class LocalWorker final : public WorkerLink {
   std::string name() const override { return "local"; }
   std::string device() const override;
   KernelTable kernels() const override;
+  std::vector<DeviceUse> uses() const override;
   std::vector<Lane> slots() const override;
   void Start(StateObserver observer) override { observer(WorkerState::kUp); }
   // Launches cannot be interrupted.
@@ -45,10 +47,15 @@ class LocalWorker final : public WorkerLink {
   // any number.
   Backend& BackendOf(int slot) { return cuda_.empty() ? *cpu_ : *cuda_[slot]; }
 
+  // Counts what went wrong on a GPU.
+  void NoteFailure(const Backend& backend, const absl::Status& status);
+
   const Registry& registry_;
   std::unique_ptr<Backend> cpu_;
   std::vector<std::unique_ptr<Backend>> cuda_;  // One for each slot, or none.
   int fast_slots_ = 1;
+  std::atomic<uint64_t> gpu_out_of_memory_{0};
+  std::atomic<uint64_t> gpu_faults_{0};
 };
 
 }  // namespace attnd

@@ -107,6 +107,20 @@ const EngineCall& DirectEngine::held_call(size_t index) const {
   return held_.at(index).call;
 }
 
+void DirectEngine::NoteDropped(Dropped what) {
+  absl::MutexLock lock(&mu_);
+  dropped_.push_back(what);
+}
+
+std::optional<Engine::Dropped> DirectEngine::NextDropped() {
+  absl::MutexLock lock(&mu_);
+  const auto any = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return !dropped_.empty(); };
+  if (!mu_.AwaitWithTimeout(absl::Condition(&any), absl::Seconds(10))) return std::nullopt;
+  const Dropped what = dropped_.front();
+  dropped_.pop_front();
+  return what;
+}
+
 void DirectEngine::FailWith(absl::Status status) {
   absl::MutexLock lock(&mu_);
   failure_ = std::move(status);

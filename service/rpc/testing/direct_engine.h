@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,7 @@ class DirectEngine final : public Engine {
   }
   bool ready() const override { return ready_; }
   OpStatistics Statistics(absl::string_view op) const override;
+  void NoteDropped(Dropped what) override ABSL_LOCKS_EXCLUDED(mu_);
 
   // From now on calls wait until Release, which runs the `index`-th that waits.
   void Hold(bool hold) ABSL_LOCKS_EXCLUDED(mu_);
@@ -33,6 +35,9 @@ class DirectEngine final : public Engine {
   size_t held() const ABSL_LOCKS_EXCLUDED(mu_);
   bool AwaitHeld(size_t count) const ABSL_LOCKS_EXCLUDED(mu_);  // False after ten seconds.
   const EngineCall& held_call(size_t index) const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Waits for the next call that ends in its handler, in their order; none after ten seconds.
+  std::optional<Dropped> NextDropped() ABSL_LOCKS_EXCLUDED(mu_);
 
   // Answers every call with this instead; OK: evaluates.
   void FailWith(absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
@@ -52,6 +57,7 @@ class DirectEngine final : public Engine {
   bool hold_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mu_);
   std::deque<Held> held_ ABSL_GUARDED_BY(mu_);
+  std::deque<Dropped> dropped_ ABSL_GUARDED_BY(mu_);
   uint64_t successes_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t failures_ ABSL_GUARDED_BY(mu_) = 0;
 };
