@@ -29,6 +29,7 @@ class EngineMetricsTest : public ::testing::Test {
   }
 
   void Start(EngineOptions options = {}, std::vector<Lane> lanes = {Lane::kFast}) {
+    options.light_work = 0;  // A held call must not hold the test.
     std::vector<std::unique_ptr<WorkerLink>> workers;
     workers.push_back(testing::MakeFakeWorker(control_, std::move(lanes)));
     engine_ = std::make_unique<RouterEngine>(operators_, options, *metrics_, std::move(workers));
