@@ -20,8 +20,9 @@ struct CudaOptions {
 // missing.
 int CudaDeviceCount(std::string* why);
 
-// Opens libattnd_cuda.so (beside the program, in ../lib, or on the loader's path), creates a backend for a
-// device and adds the CUDA kernels to the registry (once). UNAVAILABLE with the reason if it cannot.
+// Opens libattnd_cuda.so (beside the program, in ../lib, or on the loader's path), creates a
+// backend for a device and adds the CUDA kernels to the registry (once). UNAVAILABLE with the
+// reason if it cannot.
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaOptions& options,
                                                            Registry& registry);
 

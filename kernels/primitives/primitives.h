@@ -1,13 +1,15 @@
-// The whole backend interface: memory, and the few dozen functions from which every composed definition is
-// written. Each backend implements them once; an operator that uses only these runs everywhere.
+// The whole backend interface: memory, and the few dozen functions from which every composed
+// definition is written. Each backend implements them once; an operator that uses only these runs
+// everywhere.
 //
 // Conventions. Tensors are strided views of the backend's memory. `out` is written whole and never
-// overlaps an input unless it is the same view (element-wise functions may run in place). Arithmetic is in
-// the type of `out`: float32 or float64 (the compute types), int64 or bool where said. Inputs of
-// element-wise functions broadcast to out's shape by the usual rules (axes of size 1 and missing leading
-// axes repeat). Empty tensors are legal. Shapes that do not fit are bugs and abort; running out of memory is
-// RESOURCE_EXHAUSTED. Work is queued in order; host memory may be read after Download or Synchronize.
-// Every result is a pure function of the inputs of that element or row: never of the batch beside it.
+// overlaps an input unless it is the same view (element-wise functions may run in place).
+// Arithmetic is in the type of `out`: float32 or float64 (the compute types), int64 or bool where
+// said. Inputs of element-wise functions broadcast to out's shape by the usual rules (axes of size
+// 1 and missing leading axes repeat). Empty tensors are legal. Shapes that do not fit are bugs and
+// abort; running out of memory is RESOURCE_EXHAUSTED. Work is queued in order; host memory may be
+// read after Download or Synchronize. Every result is a pure function of the inputs of that element
+// or row: never of the batch beside it.
 #ifndef ATTND_KERNELS_PRIMITIVES_PRIMITIVES_H_
 #define ATTND_KERNELS_PRIMITIVES_PRIMITIVES_H_
 
@@ -49,8 +51,8 @@ enum class BinaryOp : uint8_t {
   kMax,  // NaN if either is NaN
   kMin,
   kPow,
-  kMod,           // a - b floor(a/b): the sign of b
-  kLess,          // comparisons: out is bool, inputs share any one type
+  kMod,   // a - b floor(a/b): the sign of b
+  kLess,  // comparisons: out is bool, inputs share any one type
   kLessEqual,
   kEqual,
   kAnd,  // bool
@@ -99,13 +101,14 @@ class Backend {
   virtual void Reduce(ReduceOp op, const Tensor& x, int axis, const Tensor& out) = 0;
   // out[.., i, ..] = sum of x[.., 0..i, ..] along axis.
   virtual void CumSum(const Tensor& x, int axis, const Tensor& out) = 0;
-  // out[.., i, ..] = softmax over the last axis of x where mask (bool, may be undefined: all) holds;
-  // a row with nothing to attend gives zeros. If `lse` is defined ([..,1]) it gets the ln of the sum of
-  // exponentials, -inf for an empty row.
-  virtual void Softmax(const Tensor& x, const Tensor& mask, const Tensor& out, const Tensor& lse) = 0;
+  // out[.., i, ..] = softmax over the last axis of x where mask (bool, may be undefined: all)
+  // holds; a row with nothing to attend gives zeros. If `lse` is defined ([..,1]) it gets the ln of
+  // the sum of exponentials, -inf for an empty row.
+  virtual void Softmax(const Tensor& x, const Tensor& mask, const Tensor& out,
+                       const Tensor& lse) = 0;
 
-  // out[..,m,n] = alpha sum_k a[..,m,k] b[..,k,n] + beta out. Leading axes broadcast. Strides are free, so a
-  // transpose costs nothing. The order of summation over k depends on k alone.
+  // out[..,m,n] = alpha sum_k a[..,m,k] b[..,k,n] + beta out. Leading axes broadcast. Strides are
+  // free, so a transpose costs nothing. The order of summation over k depends on k alone.
   virtual void MatMul(const Tensor& a, const Tensor& b, const Tensor& out, double alpha,
                       double beta) = 0;
   // out = (I + strict_lower(a))^-1 b by forward substitution in row order; a [..,n,n], b [..,n,m].

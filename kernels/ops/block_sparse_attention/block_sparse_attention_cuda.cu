@@ -11,7 +11,8 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// listed[list, indices[list, i]] = true for the entries that count; the others are negative. Zeros before.
+// listed[list, indices[list, i]] = true for the entries that count; the others are negative. Zeros
+// before.
 __global__ void SpreadListsKernel(const int64_t* indices, const int64_t* counts, int64_t lists,
                                   int64_t slots, int64_t key_blocks, bool* listed) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -78,12 +79,12 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
 void RegisterBlockSparseAttentionCuda(Registry& registry);
 
 void RegisterBlockSparseAttentionCuda(Registry& registry) {
-  registry.AddKernel("block_sparse_attention",
-                     {"flash_cuda", Device::kCuda,
-                      [](const BoundCall& call) {
-                        return cuda::SoftmaxSupports(call.dtype(), call.dim("K"), call.dim("V"));
-                      },
-                      Run});
+  registry.AddKernel("block_sparse_attention", {"flash_cuda", Device::kCuda,
+                                                [](const BoundCall& call) {
+                                                  return cuda::SoftmaxSupports(
+                                                      call.dtype(), call.dim("K"), call.dim("V"));
+                                                },
+                                                Run});
 }
 
 }  // namespace attnd

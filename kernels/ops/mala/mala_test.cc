@@ -90,13 +90,14 @@ TEST_P(MalaTest, EqualKeysGiveTheMeanValue) {
 
 TEST_P(MalaTest, WithoutMagnitudeItIsNormalisedLinearAttention) {
   // As the scale goes to 0, z does, and what is left is a_ij / z_i.
-  ExpectClose(Out(Mala(q_, k_, v_).Set("scale", exact() ? 1e-12 : 1e-7)), Out(Call("linear_attention")
-                                                                .In("q", q_)
-                                                                .In("k", k_)
-                                                                .In("v", v_)
-                                                                .Set("feature_map", "elu1")
-                                                                .Set("normalize", true)
-                                                                .Set("causal", false)));
+  ExpectClose(Out(Mala(q_, k_, v_).Set("scale", exact() ? 1e-12 : 1e-7)),
+              Out(Call("linear_attention")
+                      .In("q", q_)
+                      .In("k", k_)
+                      .In("v", v_)
+                      .Set("feature_map", "elu1")
+                      .Set("normalize", true)
+                      .Set("causal", false)));
 }
 
 TEST_P(MalaTest, ALongerQuerySpreadsItsWeights) {

@@ -1,5 +1,6 @@
-#include "kernels/core/registry.h"
 #include "kernels/cores/short_conv_cuda.h"
+
+#include "kernels/core/registry.h"
 
 namespace attnd {
 namespace {

@@ -14,7 +14,7 @@ constexpr int kThreads = 128;
 struct RingSequence {
   int64_t first_token;  // In k and v, counted over all rows of the batch.
   int64_t tokens;
-  int64_t first_key;    // In the unrolled keys.
+  int64_t first_key;  // In the unrolled keys.
 };
 
 // Rings of k or of v. Elements are copied as 16-bit words, `words` of them a token.
@@ -37,8 +37,7 @@ __global__ void CopyRingKernel(RingCopy a) {
   const int64_t unit = blockIdx.x % units;
   const RingSequence sequence = a.sequences[index];
   const int64_t seen = a.seen != nullptr ? a.seen[index] : 0;
-  const uint16_t* const ring =
-      a.state != nullptr ? a.state + index * a.slots * a.words : nullptr;
+  const uint16_t* const ring = a.state != nullptr ? a.state + index * a.slots * a.words : nullptr;
   const uint16_t* const tokens = a.x + sequence.first_token * a.words;
   const uint16_t* source = nullptr;
   uint16_t* target;
@@ -63,7 +62,8 @@ __global__ void CopyRingKernel(RingCopy a) {
       source = ring + slot * a.words;
     }
   }
-  for (int64_t i = threadIdx.x; i < a.words; i += kThreads) target[i] = source != nullptr ? source[i] : 0;
+  for (int64_t i = threadIdx.x; i < a.words; i += kThreads)
+    target[i] = source != nullptr ? source[i] : 0;
 }
 
 // Places of the unrolled keys before position 0, and the tokens seen after the call.
@@ -76,7 +76,8 @@ __global__ void CountRingKernel(const int64_t* seen, const RingSequence* sequenc
   final_seen[i] = before + sequences[i].tokens;
 }
 
-// Turns the call's new keys and values into all that its queries read, cache first; hands the cache on.
+// Turns the call's new keys and values into all that its queries read, cache first; hands the cache
+// on.
 class Cache {
  public:
   Cache(Backend& backend, const BoundCall& call, const NamedTensors& outputs)
@@ -207,12 +208,12 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
 void RegisterSoftmaxAttentionCuda(Registry& registry);
 
 void RegisterSoftmaxAttentionCuda(Registry& registry) {
-  registry.AddKernel("softmax_attention",
-                     {"flash_cuda", Device::kCuda,
-                      [](const BoundCall& call) {
-                        return cuda::SoftmaxSupports(call.dtype(), call.dim("K"), call.dim("V"));
-                      },
-                      Run});
+  registry.AddKernel("softmax_attention", {"flash_cuda", Device::kCuda,
+                                           [](const BoundCall& call) {
+                                             return cuda::SoftmaxSupports(
+                                                 call.dtype(), call.dim("K"), call.dim("V"));
+                                           },
+                                           Run});
 }
 
 }  // namespace attnd

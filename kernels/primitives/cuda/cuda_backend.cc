@@ -1,3 +1,5 @@
+#include "kernels/primitives/cuda/cuda_backend.h"
+
 #include <algorithm>
 #include <atomic>
 #include <map>
@@ -5,7 +7,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/primitives/cuda/cuda_backend.h"
 
 namespace attnd::cuda {
 
