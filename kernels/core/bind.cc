@@ -277,7 +277,8 @@ absl::Status Binder::Unify(const Port& port, const Tensor& tensor,
       const absl::StatusOr<int64_t> size = shape[axis].EvaluateInt(*this);
       if (!size.ok()) {
         if (!complete) continue;  // Waits for derived sizes.
-        return Error(port.name, size.status().message());
+        return Error(port.name, absl::StrCat("given ", ToString(tensor.shape()), ", expected ",
+                                             AfterColon(port.text), ": ", size.status().message()));
       }
       expected = *size;
     }
@@ -341,7 +342,9 @@ absl::Status Binder::BindDerived() {
     if (!size.ok()) {
       // A size that hangs on an absent input; whatever needs it will say so.
       if (absl::IsFailedPrecondition(size.status())) continue;
-      return Error(derived.symbol, size.status().message());
+      return Error(derived.symbol,
+                   absl::StrCat("given ", Values(derived.value.Names()), ", expected a size from ",
+                                derived.value.text(), ": ", size.status().message()));
     }
     form_.dims.Set(derived.symbol, *size);
   }
