@@ -47,13 +47,31 @@ HWY_INLINE void Store(V v, float* out, int64_t count) {
   std::memcpy(out, padded, static_cast<size_t>(count) * sizeof(float));
 }
 
-// The library's function takes arguments up to 104 and turns NaN into 0; both are put right here.
+// e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln 2 / 2. Adding `magic` rounds to an integer and
+// leaves n in the low bits of the sum, from where it is added to the exponent of e^r. The
+// polynomial is the minimax fit of (e^r - 1 - r) / r^2, relative error of e^r 3e-9; float32's own
+// roundings remain. Twice as fast as the library's function, which also covers subnormal results.
 HWY_INLINE V SafeExp(V x) {
   const F d;
-  const V result = hn::Exp(d, hn::Min(x, hn::Set(d, 104.0f)));
-  const V bounded = hn::IfThenElse(hn::Gt(x, hn::Set(d, 88.72283f)),
-                                   hn::Set(d, std::numeric_limits<float>::infinity()), result);
-  return hn::IfThenElse(hn::IsNaN(x), x, bounded);
+  const hn::RebindToSigned<F> di;
+  const V magic = hn::Set(d, 12582912.0f);  // 1.5 * 2^23
+  const V shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), magic);
+  const V n = hn::Sub(shifted, magic);
+  // ln 2 in two parts: n times the first is exact.
+  const V r =
+      hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x));
+  V q = hn::MulAdd(hn::Set(d, 0.0013814599f), r, hn::Set(d, 0.008368717f));
+  q = hn::MulAdd(q, r, hn::Set(d, 0.04166839f));
+  q = hn::MulAdd(q, r, hn::Set(d, 0.16666521f));
+  q = hn::MulAdd(q, r, hn::Set(d, 0.49999994f));
+  const V p = hn::Add(hn::MulAdd(hn::Mul(r, r), q, r), hn::Set(d, 1.0f));
+  const V scaled =
+      hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
+  // Outside of [ln 2^-126, ln 2^128) the exponent has wrapped, and NaN has lost its bits.
+  const V large = hn::IfThenElse(hn::Gt(x, hn::Set(d, 88.72283f)),
+                                 hn::Set(d, std::numeric_limits<float>::infinity()), scaled);
+  const V small = hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.33654f)), large);
+  return hn::IfThenElse(hn::IsNaN(x), x, small);
 }
 
 // Lanes beyond `count` set to `fill`, for reductions.
@@ -182,15 +200,25 @@ float Sum(const float* x, int64_t n) {
 
 float Max(const float* x, int64_t n) {
   const F d;
-  V most = hn::Set(d, -std::numeric_limits<float>::infinity());
-  V nan = hn::Zero(d);
-  ForRow(n, [&](int64_t i, int64_t count) {
-    const V v = Masked(Load(x + i, count), count, -std::numeric_limits<float>::infinity());
-    nan = hn::IfThenElse(hn::IsNaN(v), v, nan);
-    most = hn::Max(most, v);
+  const V least = hn::Set(d, -std::numeric_limits<float>::infinity());
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  // Two chains, since one waits for each maximum; NaN is collected apart, as a sum that it spoils.
+  V most[2] = {least, least};
+  V nan[2] = {hn::Zero(d), hn::Zero(d)};
+  const auto take = [&](V v, int chain) {
+    nan[chain] = hn::IfThenElse(hn::IsNaN(v), v, nan[chain]);
+    most[chain] = hn::Max(most[chain], v);
+  };
+  int64_t i = 0;
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    take(hn::LoadU(d, x + i), 0);
+    take(hn::LoadU(d, x + i + lanes), 1);
+  }
+  ForRow(n - i, [&](int64_t j, int64_t count) {
+    take(Masked(Load(x + i + j, count), count, -std::numeric_limits<float>::infinity()), 0);
   });
-  const float any = hn::GetLane(hn::SumOfLanes(d, nan));
-  return std::isnan(any) ? any : hn::GetLane(hn::MaxOfLanes(d, most));
+  const float any = hn::GetLane(hn::SumOfLanes(d, hn::Add(nan[0], nan[1])));
+  return std::isnan(any) ? any : hn::GetLane(hn::MaxOfLanes(d, hn::Max(most[0], most[1])));
 }
 
 float Dot(const float* a, const float* b, int64_t n) {

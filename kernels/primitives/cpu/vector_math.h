@@ -14,7 +14,8 @@ void LoadRow(const void* x, DType dtype, float* out, int64_t n);
 // The way back, rounded to nearest even.
 void StoreRow(const float* x, DType dtype, void* out, int64_t n);
 
-// x = e^x within 2 ulp; -inf gives 0, above 88.8 gives inf, NaN stays NaN.
+// x = e^x within 2 ulp; -inf, and all below -87.34 where results are subnormal, give 0; above
+// 88.722 gives inf; NaN stays NaN.
 void ExpRow(float* x, int64_t n);
 // out = e^(x - shift); returns the sum of out. In place is legal.
 float ExpShiftedRow(const float* x, float shift, float* out, int64_t n);
