@@ -122,7 +122,11 @@ class Process {
     absl::SleepFor(absl::Milliseconds(config_.drain_notice_ms));
     const bool finished = engine_->Drain(end - absl::Now());
     if (worker_service_ != nullptr) worker_service_->Detach();
-    // Answers are on their way; open streams that wait for nothing are cut.
+    // What is computed has still to reach its clients, however slow they or the machine are.
+    while (rpc_metrics_->answers_owed() > 0 && absl::Now() < end) {
+      absl::SleepFor(absl::Milliseconds(2));
+    }
+    // Streams of many calls have had their answers; those that wait for nothing are cut.
     const absl::Duration left = finished ? absl::Seconds(1) : absl::ZeroDuration();
     grpc_->Shutdown(left);
     Log(finished ? LogLevel::kInfo : LogLevel::kWarn, "stopped", {{"all_answered", finished}});

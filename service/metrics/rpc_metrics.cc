@@ -23,14 +23,21 @@ using grpc::experimental::InterceptorBatchMethods;
 // Lives as long as the RPC does.
 class RpcInterceptor final : public grpc::experimental::Interceptor {
  public:
-  RpcInterceptor(RpcMetrics& all, MethodMetrics& metrics, const char* method)
-      : all_(all), metrics_(metrics), method_(method), start_(MonotonicNow()) {
+  RpcInterceptor(RpcMetrics& all, const grpc::experimental::ServerRpcInfo& info)
+      : all_(all),
+        metrics_(all.Of(info.method())),
+        method_(info.method()),
+        owes_(info.type() == grpc::experimental::ServerRpcInfo::Type::UNARY ||
+              absl::EndsWith(method_, "/EvaluateStream")),
+        start_(MonotonicNow()) {
+    if (owes_) all_.Owes(1);
     metrics_.Started();
   }
 
   ~RpcInterceptor() override {
     const double seconds = absl::ToDoubleSeconds(MonotonicNow() - start_);
     metrics_.Finished(code_, seconds);
+    if (owes_) all_.Owes(-1);
     if (LogEnabled(LogLevel::kDebug)) {
       Log(LogLevel::kDebug, "rpc",
           {{"method", method_},
@@ -70,6 +77,7 @@ class RpcInterceptor final : public grpc::experimental::Interceptor {
   RpcMetrics& all_;
   MethodMetrics& metrics_;
   const char* const method_;
+  const bool owes_;
   const absl::Time start_;
   int code_ = grpc::StatusCode::CANCELLED;  // Unless a status is sent.
 };
@@ -80,8 +88,7 @@ class Factory final : public grpc::experimental::ServerInterceptorFactoryInterfa
   grpc::experimental::Interceptor* CreateServerInterceptor(
       grpc::experimental::ServerRpcInfo* info) override {
     // gRPC takes ownership.
-    return std::make_unique<RpcInterceptor>(metrics_, metrics_.Of(info->method()), info->method())
-        .release();
+    return std::make_unique<RpcInterceptor>(metrics_, *info).release();
   }
 
  private:

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -57,6 +58,10 @@ class RpcMetrics {
   MethodMetrics& Of(absl::string_view method);
   void Received(size_t bytes) { received_.Increment(static_cast<double>(bytes)); }
   void Sent(size_t bytes) { sent_.Increment(static_cast<double>(bytes)); }
+  // RPCs under way that bring one call and end with its answer, which a server that stops waits
+  // for; streams of many calls go on as long as their clients like.
+  int64_t answers_owed() const { return answers_owed_.load(); }
+  void Owes(int64_t change) { answers_owed_.fetch_add(change); }
 
   // To be given to a ServerBuilder. The metrics must outlive the server.
   std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeInterceptorFactory();
@@ -68,6 +73,7 @@ class RpcMetrics {
   prometheus::Family<prometheus::Gauge>& in_flight_;
   prometheus::Counter& received_;
   prometheus::Counter& sent_;
+  std::atomic<int64_t> answers_owed_ = 0;
   absl::Mutex mu_;
   // Only methods that the server has reach an interceptor, so this stays small.
   std::map<std::string, std::unique_ptr<MethodMetrics>, std::less<>> methods_ ABSL_GUARDED_BY(mu_);
