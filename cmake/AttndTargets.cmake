@@ -31,7 +31,8 @@ function(attnd_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 600)
   endif()
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+    ENVIRONMENT "${ATTND_TEST_ENVIRONMENT}")
 endfunction()
 
 # attnd_benchmark(name SOURCES ... DEPS ...): a Google Benchmark program, not run by ctest.
