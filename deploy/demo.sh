@@ -1,45 +1,53 @@
 #!/usr/bin/env bash
 # The first ten minutes: starts a server, evaluates three operators, compares each with its float64 definition.
-# ATTND_BIN: folder of the programs. ATTND_ONCE=1: exit after the demonstration.
+# ATTND_BIN: folder of the programs. ATTND_ONCE=1: exit after the demonstration. ATTND_PORT, ATTND_METRICS_PORT: other
+# ports than 8001 and 8002.
 set -euo pipefail
 bin=${ATTND_BIN:?}
 grpc=${ATTND_PORT:-8001}
-http=${ATTND_HTTP_PORT:-8002}
+http=${ATTND_METRICS_PORT:-8002}
 address=localhost:$grpc
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 show() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }
 
-log=$(mktemp)
-"$bin/attnd" serve --port "$grpc" --metrics-port "$http" --log-format text 2>"$log" &
+work=$(mktemp -d)
+log=$work/log
+"$bin/attnd" serve --port "$grpc" --metrics-port "$http" --port-file "$work/ports" --log-format text 2>"$log" &
 server=$!
-stop() { kill -TERM "$server" 2>/dev/null && wait "$server" || true; rm -f "$log"; }
+stop() { kill -TERM "$server" 2>/dev/null && wait "$server" || true; rm -rf "$work"; }
 trap stop EXIT
 trap 'exit 130' INT TERM
 
-for _ in $(seq 100); do
-  "$bin/attndctl" --address "$address" health >/dev/null 2>&1 && break
-  kill -0 "$server" 2>/dev/null || { cat "$log" >&2; echo "the server did not start" >&2; exit 1; }
+# The file as well: who answers may be another server on the same port.
+ready() { [ -e "$work/ports" ] && "$bin/attndctl" --address "$address" health >/dev/null 2>&1; }
+for _ in $(seq 300); do
+  ready && break
+  kill -0 "$server" 2>/dev/null || break
   sleep 0.1
 done
-"$bin/attndctl" --address "$address" health >/dev/null || { cat "$log" >&2; exit 1; }
+ready || { cat "$log" >&2; echo "the server did not start" >&2; exit 1; }
 
 say "Serving on $address (gRPC) and http://localhost:$http (status, metrics)"
 grep -iE 'device|cuda' "$log" | head -n 2 || true
 
-say "Three operators, each beside its float64 definition"
+say "Three operators: what they answer, and how far that is from their float64 definitions"
 for op in softmax_attention gla gated_delta_rule; do
-  show "$bin/attndctl" --address "$address" compare "$op" --random \
-    --dim B=1 --dim T=512 --dim K=64 --dim V=64 --seed 1
+  show "$bin/attndctl" --address "$address" eval "$op" --random --dim B=1 --dim T=512 --dim K=64 --dim V=64 --seed 1 \
+    --save-inputs "$work/$op.npz"
+  show "$bin/attndctl" --address "$address" compare "$op" --inputs "$work/$op.npz"
+  echo
 done
 
+ctl=$bin/attndctl
+[ "$grpc" = 8001 ] || ctl="$ctl --address $address"
 say "Next"
 cat <<TEXT
-  $bin/attndctl list                                   every operator
-  $bin/attndctl describe gla                           its inputs, attributes, outputs
-  $bin/attndctl eval gla --random --dim T=4096         run it
-  $bin/attndctl bench gla --seconds 3                  calls per second
-  curl -s localhost:$http/metrics | grep attnd_op      what Prometheus sees
+  $ctl list                                   # every operator
+  $ctl describe gla                           # its inputs, attributes, outputs
+  $ctl eval gla --random --dim T=4096         # run it
+  $ctl bench gla --seconds 3                  # calls per second
+  http://localhost:$http                                   status, metrics, probes
   README.md has ten lines of Python; docs/adding-an-operator.md adds an operator of yours.
 TEXT
 [ "${ATTND_ONCE:-0}" = 1 ] && exit 0

@@ -154,12 +154,15 @@ Progress Waiting(const std::string& what) {
 void AddEvaluate(CLI::App& app, Session& session) {
   struct Options {
     CallOptions call;
+    std::string save_inputs;
     std::string output;
     std::vector<std::string> select;
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("eval", "Evaluate an operator");
   options->call.AddTo(*command);
+  command->add_option("--save-inputs", options->save_inputs,
+                      "Write the inputs to a .npz or .safetensors file, for `compare --inputs`");
   command->add_option("--output", options->output,
                       "Write outputs to a .npz, .safetensors or .npy file");
   command->add_option("--select", options->select, "Outputs wanted (repeat); none: all");
@@ -167,6 +170,10 @@ void AddEvaluate(CLI::App& app, Session& session) {
     session.Run([&](const client::Client& client) -> absl::StatusOr<int> {
       auto call = options->call.Build(client, options->call.random(), {});
       if (!call.ok()) return call.status();
+      if (!options->save_inputs.empty()) {
+        const absl::Status written = WriteTensors(options->save_inputs, call->inputs);
+        if (!written.ok()) return written;
+      }
       call->outputs = options->select;
       absl::StatusOr<client::Result> result;
       {

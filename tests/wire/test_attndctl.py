@@ -74,6 +74,15 @@ def test_npz_in_and_out(attndctl, qkv, tmp_path):
     assert statistics["rms"] == pytest.approx(np.sqrt(np.mean(reference["o"] ** 2)), rel=1e-4)
 
 
+def test_saved_inputs_are_those_that_were_evaluated(attndctl, tmp_path):
+    inputs, output = tmp_path / "in.npz", tmp_path / "out.npz"
+    attndctl("eval", "softmax_attention", "--random", "--dim", "T=9", "--save-inputs", inputs, "--output", output)
+    with np.load(inputs) as drawn, np.load(output) as answer:
+        definition = REFERENCE["softmax_attention"](**{name: x.astype(np.float64) for name, x in drawn.items()})
+        np.testing.assert_allclose(answer["o"], definition["o"], rtol=1e-4, atol=1e-5)
+    assert "within the tolerance" in attndctl("compare", "softmax_attention", "--inputs", inputs)
+
+
 def read_safetensors(path):
     """By hand: the format's own reader knows no bfloat16 of NumPy."""
     data = path.read_bytes()
