@@ -50,6 +50,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
         absl::StrCat("cannot listen on ", address, " (gRPC): is the port taken?"));
   }
   made->SetServing(false);
+  made->server_->GetHealthCheckService()->SetServingStatus("live", true);
   return made;
 }
 

@@ -33,7 +33,8 @@ class GrpcServer {
 
   int port() const { return port_; }
 
-  // What grpc.health.v1 tells for "" and for every service by its name.
+  // What grpc.health.v1 tells for "" and for every service by its name. For "live" it tells
+  // SERVING from the start, whatever is set: who answers lives.
   void SetServing(bool serving);
 
   // Takes no more RPCs; ends those still under way after `patience`. Returns when all have ended.

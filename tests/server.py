@@ -7,10 +7,11 @@ import contextlib
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -22,19 +23,32 @@ def binary() -> pathlib.Path:
     return path
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"not within {seconds} seconds"
+        time.sleep(0.02)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, for programs that must be told theirs."""
+    with contextlib.ExitStack() as sockets:
+        opened = [sockets.enter_context(socket.socket()) for _ in range(count)]
+        for one in opened:
+            one.bind(("localhost", 0))
+        return [one.getsockname()[1] for one in opened]
+
+
 @contextlib.contextmanager
-def running(*options: str) -> Iterator[str]:
-    """Starts `attnd serve`; gives "localhost:port"; stops it by SIGTERM and checks that it ends in order."""
-    address = os.environ.get("ATTND_TEST_ADDRESS")
-    if address:
-        yield address
-        return
+def started(mode: str, *options: str) -> Iterator[dict[str, int]]:
+    """Starts `attnd <mode>` on free ports; gives them ("grpc", "metrics") and its "pid"; stops it by SIGTERM and checks
+    that it ends in order."""
     with tempfile.TemporaryDirectory() as folder:
         ports = pathlib.Path(folder, "ports.json")
         log = pathlib.Path(folder, "log")
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [binary(), "serve", "--port=0", "--metrics-port=0", f"--port-file={ports}", *options], stderr=stderr
+                [binary(), mode, "--port=0", "--metrics-port=0", f"--port-file={ports}", *options], stderr=stderr
             )
         try:
             limit = time.monotonic() + 60
@@ -42,10 +56,21 @@ def running(*options: str) -> Iterator[str]:
                 if process.poll() is not None or time.monotonic() > limit:
                     raise RuntimeError(f"the server did not start:\n{log.read_text()}")
                 time.sleep(0.02)
-            yield f"localhost:{json.loads(ports.read_text())['grpc']}"
+            yield json.loads(ports.read_text())
             process.terminate()
             assert process.wait(60) == 0, log.read_text()
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+@contextlib.contextmanager
+def running(*options: str) -> Iterator[str]:
+    """"localhost:port" of an `attnd serve` of the test's own, or of the server that ATTND_TEST_ADDRESS names."""
+    address = os.environ.get("ATTND_TEST_ADDRESS")
+    if address:
+        yield address
+        return
+    with started("serve", *options) as ports:
+        yield f"localhost:{ports['grpc']}"
