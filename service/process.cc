@@ -171,9 +171,10 @@ class Process {
     const std::string mode(Name(config_.mode));
     absl::StatusOr<std::unique_ptr<HttpServer>> http = HttpServer::Start(
         config_.address, config_.metrics_port,
-        MakeStatusPages(*engine_, mode,
-                        {metrics_registry_, std::make_shared<SnapshotMetrics>(*engine_),
-                         std::make_shared<ProcessMetrics>(mode)}));
+        MakeStatusPages(
+            *engine_, mode,
+            {metrics_registry_, std::make_shared<SnapshotMetrics>(*engine_, sequences_.get()),
+             std::make_shared<ProcessMetrics>(mode)}));
     if (!http.ok()) return http.status();
     http_ = *std::move(http);
     return absl::OkStatus();

@@ -218,5 +218,18 @@ TEST_F(EngineMetricsTest, DevicesOfThisProcess) {
   }
 }
 
+TEST_F(EngineMetricsTest, RestartsByWhatWentBefore) {
+  Start();
+  for (const WorkerState state :
+       {WorkerState::kDraining, WorkerState::kDown, WorkerState::kUp, WorkerState::kDown,
+        WorkerState::kUp, WorkerState::kDown, WorkerState::kUp, WorkerState::kDown}) {
+    control_->SetState(state);
+  }
+  const std::string page = Scrape();
+  EXPECT_THAT(page,
+              HasSubstr("attnd_worker_restarts_total{worker=\"fake\",cause=\"drained\"} 1\n"));
+  EXPECT_THAT(page, HasSubstr("attnd_worker_restarts_total{worker=\"fake\",cause=\"lost\"} 2\n"));
+}
+
 }  // namespace
 }  // namespace attnd

@@ -26,8 +26,10 @@ std::vector<MetricFamily> SnapshotMetrics::Collect() const {
                         MetricType::Gauge,
                         {}};
   MetricFamily running{"attnd_worker_launches", "Launches under way.", MetricType::Gauge, {}};
-  MetricFamily restarts{
-      "attnd_worker_restarts_total", "Times the worker came back.", MetricType::Counter, {}};
+  MetricFamily restarts{"attnd_worker_restarts_total",
+                        "Times the worker came back after it had drained, or was lost.",
+                        MetricType::Counter,
+                        {}};
   MetricFamily cpu_memory{"attnd_cpu_memory_bytes",
                           "Memory of tensors on the CPU: handed out now (in_use), and the most "
                           "that ever was (peak).",
@@ -59,7 +61,12 @@ std::vector<MetricFamily> SnapshotMetrics::Collect() const {
     up.metric.push_back(GaugeSample(label, worker.state == WorkerState::kUp));
     draining.metric.push_back(GaugeSample(label, worker.state == WorkerState::kDraining));
     running.metric.push_back(GaugeSample(label, static_cast<double>(worker.running)));
-    restarts.metric.push_back(GaugeSample(label, static_cast<double>(worker.restarts)));
+    const auto came_back = [&](const char* cause, uint64_t times) {
+      restarts.metric.push_back(
+          GaugeSample({{"worker", worker.name}, {"cause", cause}}, static_cast<double>(times)));
+    };
+    came_back("drained", worker.drained);
+    came_back("lost", worker.restarts - worker.drained);
   }
   std::vector<MetricFamily> families = {
       std::move(queue),
@@ -80,6 +87,15 @@ std::vector<MetricFamily> SnapshotMetrics::Collect() const {
   for (MetricFamily* family : {&cpu_memory, &gpu_memory, &gpu_errors}) {
     if (!family->metric.empty()) families.push_back(std::move(*family));
   }
+  if (sequences_ == nullptr) return families;
+  const SequenceStore::Usage usage = sequences_->usage();
+  families.push_back(SingleMetric("attnd_sequences", "Sequences whose state the server keeps.",
+                                  MetricType::Gauge, static_cast<double>(usage.sequences)));
+  families.push_back(SingleMetric("attnd_sequence_bytes", "Bytes of the states of all sequences.",
+                                  MetricType::Gauge, static_cast<double>(usage.bytes)));
+  families.push_back(SingleMetric("attnd_sequences_expired_total",
+                                  "Sequences dropped because nobody used them.",
+                                  MetricType::Counter, static_cast<double>(usage.expired)));
   return families;
 }
 

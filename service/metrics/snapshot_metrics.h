@@ -1,4 +1,4 @@
-// What the engine is doing now, as gauges read at every scrape.
+// What the engine and the store of sequences hold now, read at every scrape.
 #ifndef ATTND_SERVICE_METRICS_SNAPSHOT_METRICS_H_
 #define ATTND_SERVICE_METRICS_SNAPSHOT_METRICS_H_
 
@@ -7,17 +7,20 @@
 #include "prometheus/collectable.h"
 #include "prometheus/metric_family.h"
 #include "service/router/router_engine.h"
+#include "service/session/sequence_store.h"
 
 namespace attnd {
 
 class SnapshotMetrics final : public prometheus::Collectable {
  public:
-  // `engine` must outlive this.
-  explicit SnapshotMetrics(const RouterEngine& engine) : engine_(engine) {}
+  // Both must outlive this. Without `sequences` (null) nothing is told of them: a worker has none.
+  explicit SnapshotMetrics(const RouterEngine& engine, const SequenceStore* sequences = nullptr)
+      : engine_(engine), sequences_(sequences) {}
   std::vector<prometheus::MetricFamily> Collect() const override;
 
  private:
   const RouterEngine& engine_;
+  const SequenceStore* const sequences_;
 };
 
 }  // namespace attnd

@@ -291,6 +291,9 @@ void RouterEngine::OnWorkerState(Worker& worker, WorkerState state) {
     if (state == WorkerState::kUp) {
       ++workers_up_;
       ++worker.times_up;
+      if (std::exchange(worker.announced, false)) ++worker.drained;
+    } else if (state == WorkerState::kDraining) {
+      worker.announced = true;
     }
     if (worker.state == WorkerState::kUp) --workers_up_;
     worker.state = state;

@@ -66,6 +66,7 @@ class RouterEngine final : public Engine {
       std::string device;
       WorkerState state;
       uint64_t restarts;  // Times it came up again after the first.
+      uint64_t drained;   // Those among them that it had announced by draining.
       size_t running;     // Launches.
       std::vector<DeviceUse> uses;
     };

@@ -111,8 +111,8 @@ RouterEngine::Snapshot RouterEngine::snapshot() const {
   absl::MutexLock lock(&mu_);
   for (const auto& worker : workers_) {
     snapshot.workers.push_back({worker->link->name(), worker->link->device(), worker->state,
-                                worker->times_up > 0 ? worker->times_up - 1 : 0, worker->running,
-                                worker->link->uses()});
+                                worker->times_up > 0 ? worker->times_up - 1 : 0, worker->drained,
+                                worker->running, worker->link->uses()});
   }
   for (int priority = 0; priority < kPriorities; ++priority) {
     snapshot.waiting.push_back(queue_.calls(priority));

@@ -51,6 +51,8 @@ struct RouterEngine::Worker {
   // Guarded by the engine's mutex.
   WorkerState state = WorkerState::kDown;
   uint64_t times_up = 0;
+  bool announced = false;  // Whether it drained since it was last up.
+  uint64_t drained = 0;    // Times it came up again after it had.
   size_t running = 0;
   std::array<std::vector<int>, kLanes> free = {};  // Slots without a launch.
 };

@@ -198,6 +198,7 @@ TEST_F(RouterEngineTest, WithoutAWorkerCallsAreRefusedAndQueuedOnesAnswered) {
   control_->Release();
   EXPECT_TRUE(later->Get().ok());
   EXPECT_EQ(engine_->snapshot().workers[0].restarts, 1);
+  EXPECT_EQ(engine_->snapshot().workers[0].drained, 0);
 }
 
 TEST_F(RouterEngineTest, ADrainingWorkerFinishesWhatItHas) {
@@ -207,6 +208,15 @@ TEST_F(RouterEngineTest, ADrainingWorkerFinishesWhatItHas) {
   EXPECT_FALSE(engine_->ready());
   control_->Release();
   EXPECT_TRUE(first->Get().ok());
+  control_->SetState(WorkerState::kDown);
+  control_->SetState(WorkerState::kUp);
+  EXPECT_EQ(engine_->snapshot().workers[0].restarts, 1);
+  EXPECT_EQ(engine_->snapshot().workers[0].drained, 1);
+  // Lost, the time after that.
+  control_->SetState(WorkerState::kDown);
+  control_->SetState(WorkerState::kUp);
+  EXPECT_EQ(engine_->snapshot().workers[0].restarts, 2);
+  EXPECT_EQ(engine_->snapshot().workers[0].drained, 1);
 }
 
 TEST_F(RouterEngineTest, DeadlinesEndTheWaitWhileTheWorkerIsBusy) {
