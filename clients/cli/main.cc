@@ -35,7 +35,8 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();
   app.add_option("--address", session.address, "Server, host:port")
-      ->envname("ATTND_ADDRESS")
+      // Not ATTND_ADDRESS, which is where a server listens.
+      ->envname("ATTND_SERVER")
       ->capture_default_str();
   app.add_option("--timeout", session.timeout, "Seconds for each call; 0: no limit")
       ->check(CLI::NonNegativeNumber);

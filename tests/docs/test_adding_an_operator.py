@@ -59,7 +59,7 @@ def run(commands: str, checkout: pathlib.Path):
         **{name: value for name, value in os.environ.items() if name not in ("ATTND_BINARY", "ATTND_TEST_ADDRESS")},
         "ATTND_PORT": str(port),
         "ATTND_METRICS_PORT": str(metrics_port),
-        "ATTND_ADDRESS": f"localhost:{port}",
+        "ATTND_SERVER": f"localhost:{port}",
         # Objects of the build under test are found whatever the folder.
         "CCACHE_BASEDIR": str(checkout),
     }

@@ -38,7 +38,7 @@ SENTENCES = sorted(
 def test_commands_in_sentences(address, command):
     command = command.replace("<id>", "gla")
     run = subprocess.run(
-        command.split(), env=environment(ATTND_ADDRESS=address), capture_output=True, text=True, timeout=120
+        command.split(), env=environment(ATTND_SERVER=address), capture_output=True, text=True, timeout=120
     )
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -53,7 +53,7 @@ def test_links_lead_somewhere():
 def demonstration():
     port, metrics_port = server.free_ports(2)
     return environment(
-        ATTND_BIN=str(PROGRAMS), ATTND_PORT=str(port), ATTND_METRICS_PORT=str(metrics_port), ATTND_ADDRESS="nowhere:1"
+        ATTND_BIN=str(PROGRAMS), ATTND_PORT=str(port), ATTND_METRICS_PORT=str(metrics_port), ATTND_SERVER="nowhere:1"
     )
 
 
@@ -79,7 +79,8 @@ def test_the_demonstration(demonstration):
             tried = subprocess.run(command.split(), env=demonstration, capture_output=True, text=True, timeout=120)
             assert tried.returncode == 0, f"{command}: {tried.stdout}{tried.stderr}"
     finally:
-        run.send_signal(signal.SIGINT)
+        # As Ctrl-C, which a shell in the background would not hear.
+        run.send_signal(signal.SIGTERM)
         assert run.wait(60) == 130
 
 
