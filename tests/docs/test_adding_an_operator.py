@@ -64,7 +64,7 @@ def run(commands: str, checkout: pathlib.Path):
         "CCACHE_BASEDIR": str(checkout),
     }
     # Nothing that a block starts outlives it.
-    script = "trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n" + commands.replace("./dev build", BUILD)
+    script = "trap 'for job in $(jobs -p); do kill $job || true; done; wait' EXIT\n" + commands.replace("./dev build", BUILD)
     with (checkout / "log").open("w") as log:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script], cwd=checkout, env=environment, stdout=log, stderr=log
