@@ -59,37 +59,30 @@ void CallStream::OnAnswer(Place place, Answer answer) {
 }
 
 void CallStream::Proceed() {
-  const grpc::ByteBuffer* to_write = nullptr;
-  bool read = false;
-  bool finish = false;
-  grpc::Status status;
-  {
-    absl::MutexLock lock(&mu_);
-    if (finished_) return;
-    if (!writing_) {
-      if (!ready_.empty() && status_.ok()) status_ = ready_.front().answer.status;
-      if (!status_.ok() || broken_) {
-        cancel_->Cancel();
-        ready_.clear();
-      } else if (!ready_.empty()) {
-        writing_ = true;
-        to_write = &ready_.front().answer.message;
-      }
-    }
-    const bool ending = !status_.ok() || broken_;
-    if (!reading_ && !no_more_requests_ && !ending &&
-        pending_.size() + ready_.size() < max_calls_) {
-      read = reading_ = true;
-    }
-    // A read that is still out does not hold up an end for a reason: finishing ends it.
-    if (!writing_ && pending_.empty() && ready_.empty() && (ending || no_more_requests_)) {
-      finish = finished_ = true;
-      status = status_;
+  // Under the lock to the end: no read or write may start after the end that another thread starts,
+  // which takes the call from under them.
+  absl::MutexLock lock(&mu_);
+  if (finished_) return;
+  if (!writing_) {
+    if (!ready_.empty() && status_.ok()) status_ = ready_.front().answer.status;
+    if (!status_.ok() || broken_) {
+      cancel_->Cancel();
+      ready_.clear();
+    } else if (!ready_.empty()) {
+      writing_ = true;
+      StartWrite(&ready_.front().answer.message);
     }
   }
-  if (to_write != nullptr) StartWrite(to_write);
-  if (read) StartRead(&request_);
-  if (finish) Finish(status);
+  const bool ending = !status_.ok() || broken_;
+  if (!reading_ && !no_more_requests_ && !ending && pending_.size() + ready_.size() < max_calls_) {
+    reading_ = true;
+    StartRead(&request_);
+  }
+  // A read that is still out does not hold up an end for a reason: finishing ends it.
+  if (!writing_ && pending_.empty() && ready_.empty() && (ending || no_more_requests_)) {
+    finished_ = true;
+    Finish(status_);
+  }
 }
 
 }  // namespace attnd

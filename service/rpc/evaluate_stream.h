@@ -24,9 +24,12 @@ namespace attnd {
 class ByteBudget {
  public:
   explicit ByteBudget(int64_t limit) : left_(limit) {}
+  // All or nothing; a call that asks for too much is never in the way of one that does not.
   bool Take(int64_t bytes) {
-    if (left_.fetch_sub(bytes) >= bytes) return true;
-    left_.fetch_add(bytes);
+    int64_t left = left_.load();
+    while (left >= bytes) {
+      if (left_.compare_exchange_weak(left, left - bytes)) return true;
+    }
     return false;
   }
   void Return(int64_t bytes) { left_.fetch_add(bytes); }

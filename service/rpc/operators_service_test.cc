@@ -1,7 +1,11 @@
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <atomic>
+#include <random>
 #include <set>
 #include <thread>
+#include <vector>
 
 #include "service/rpc/testing/rpc_fixture.h"
 
@@ -254,6 +258,54 @@ TEST_F(OperatorsServiceTest, CancelledBatchCancelsItsCalls) {
   for (int i = 0; i < 1000 && !cancel->cancelled(); ++i) absl::SleepFor(absl::Milliseconds(10));
   EXPECT_TRUE(cancel->cancelled());
   engine_.Release();
+}
+
+// Answers come from another thread while streams end for every reason that there is.
+TEST_F(OperatorsServiceTest, BatchesMayBeCutAtAnyMoment) {
+  engine_.Hold(true);
+  std::atomic<bool> over = false;
+  std::thread answers([&] {
+    while (!over || engine_.held() > 0) {
+      if (const size_t held = engine_.held(); held > 0) {
+        engine_.Release(held - 1);
+      } else {
+        std::this_thread::yield();
+      }
+    }
+  });
+  const auto seed = std::random_device()();
+  SCOPED_TRACE(absl::StrCat("seed ", seed));
+  constexpr int kClients = 4;
+  std::vector<std::thread> clients;
+  clients.reserve(kClients);
+  for (int c = 0; c < kClients; ++c) {
+    clients.emplace_back([&, random = std::mt19937(seed + c)]() mutable {
+      const v1::EvaluateRequest request = RecurrenceCall().ToNative();
+      for (int stream = 0; stream < 50; ++stream) {
+        grpc::ClientContext context;
+        auto calls = operators_->EvaluateBatch(&context);
+        const unsigned writes = random() % 9, reads = random() % 9;
+        for (unsigned i = 0; i < writes && calls->Write(request); ++i) {
+        }
+        if (random() % 2 == 0) calls->WritesDone();
+        v1::BatchResponse response;
+        for (unsigned i = 0; i < std::min(writes, reads) && calls->Read(&response); ++i) {
+          EXPECT_TRUE(response.has_response());
+        }
+        if (random() % 4 != 0) context.TryCancel();
+        calls->WritesDone();
+        while (calls->Read(&response)) {
+        }
+        calls->Finish();
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  over = true;
+  answers.join();
+  engine_.Hold(false);
+  v1::EvaluateResponse response;
+  EXPECT_TRUE(Evaluate(RecurrenceCall().ToNative(), &response).ok());
 }
 
 TEST_F(OperatorsServiceTest, CompareReportsOnGivenInputs) {
