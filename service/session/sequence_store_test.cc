@@ -151,9 +151,9 @@ TEST(SequenceStoreTest, BytesAreBounded) {
 
 TEST(SequenceStoreTest, IdleSequencesEndByThemselves) {
   SequenceStore store({.idle = absl::Milliseconds(50)});
-  EXPECT_TRUE(EnterNow(store, "a", true)->Commit(State(1), false).ok());
   {
-    const auto held = EnterNow(store, "a", false);  // One in use is not idle.
+    auto held = EnterNow(store, "a", true);  // One in use is not idle.
+    EXPECT_TRUE(held->Commit(State(1), false).ok());
     absl::SleepFor(absl::Milliseconds(150));
     EXPECT_EQ(store.usage().sequences, 1u);
   }
