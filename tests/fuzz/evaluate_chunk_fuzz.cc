@@ -1,17 +1,10 @@
 // The quick reader of stream chunks against protobuf: what both read must be the same.
-#include <google/protobuf/stubs/logging.h>
-
 #include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "attnd/v1/operators.pb.h"
 #include "service/rpc/wire.h"
-
-extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  google::protobuf::SetLogHandler(nullptr);
-  return 0;
-}
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;

@@ -1,15 +1,8 @@
 // Arbitrary bytes as an attnd.v1.EvaluateRequest, through decoding and binding, as one message and
 // as the header of a stream.
-#include <google/protobuf/stubs/logging.h>
-
 #include "kernels/core/evaluate.h"
 #include "service/rpc/codec.h"
 #include "tests/fuzz/fuzz_registry.h"
-
-extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  google::protobuf::SetLogHandler(nullptr);
-  return 0;
-}
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace attnd;  // NOLINT

@@ -1,14 +1,7 @@
 // Arbitrary bytes as an inference.ModelInferRequest, through decoding and binding.
-#include <google/protobuf/stubs/logging.h>
-
 #include "kernels/core/evaluate.h"
 #include "service/rpc/infer_codec.h"
 #include "tests/fuzz/fuzz_registry.h"
-
-extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  google::protobuf::SetLogHandler(nullptr);
-  return 0;
-}
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace attnd;  // NOLINT
