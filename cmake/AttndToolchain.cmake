@@ -29,20 +29,24 @@ if(ATTND_SANITIZE)
   add_compile_options(
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${ATTND_SANITIZE}>
     $<$<COMPILE_LANGUAGE:CXX>:-fno-omit-frame-pointer>
+    # Whoever runs it and however: undefined behaviour ends the program instead of a line in its log.
+    $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize-recover=all>
     # Instrumentation hides from the compiler what it would need to judge this.
     $<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized>)
   add_link_options(-fsanitize=${ATTND_SANITIZE})
   # A size beyond the sanitizer's own limit is refused like one beyond the machine's.
   set(ATTND_TEST_ENVIRONMENT
     "ASAN_OPTIONS=allocator_may_return_null=1"
-    "TSAN_OPTIONS=allocator_may_return_null=1:suppressions=${CMAKE_SOURCE_DIR}/tests/sanitizers/thread.supp"
-    "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1")
+    "TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1:suppressions=${CMAKE_SOURCE_DIR}/tests/sanitizers/thread.supp"
+    "UBSAN_OPTIONS=print_stacktrace=1")
 endif()
+# What every program links before every other library.
+set(ATTND_LINK_FIRST "")
 if(ATTND_SANITIZE STREQUAL "thread")
-  # Before every other library; its header says why.
+  # The source says why.
   add_library(attnd_tsan_abseil SHARED tests/sanitizers/absl_mutex.cc)
   target_compile_features(attnd_tsan_abseil PRIVATE cxx_std_20)
-  link_libraries(attnd_tsan_abseil)
+  set(ATTND_LINK_FIRST attnd_tsan_abseil)
 endif()
 
 set(THREADS_PREFER_PTHREAD_FLAG ON)

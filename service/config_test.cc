@@ -25,7 +25,7 @@ class Variable {
 };
 
 std::string WriteFile(const std::string& text) {
-  const std::string path = testing::TempDir() + "/config_test.yaml";
+  std::string path = testing::TempDir() + "/config_test.yaml";
   std::ofstream(path) << text;
   return path;
 }

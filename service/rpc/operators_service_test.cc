@@ -287,13 +287,14 @@ TEST_F(OperatorsServiceTest, BatchesMayBeCutAtAnyMoment) {
         const unsigned writes = random() % 9, reads = random() % 9;
         for (unsigned i = 0; i < writes && calls->Write(request); ++i) {
         }
-        if (random() % 2 == 0) calls->WritesDone();
+        const bool ended = random() % 2 == 0;
+        if (ended) calls->WritesDone();
         v1::BatchResponse response;
         for (unsigned i = 0; i < std::min(writes, reads) && calls->Read(&response); ++i) {
           EXPECT_TRUE(response.has_response());
         }
         if (random() % 4 != 0) context.TryCancel();
-        calls->WritesDone();
+        if (!ended) calls->WritesDone();
         while (calls->Read(&response)) {
         }
         calls->Finish();

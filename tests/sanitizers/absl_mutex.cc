@@ -1,6 +1,6 @@
-// Tells ThreadSanitizer of the order that Abseil's locks make. Debian's Abseil is not instrumented, so
-// without this everything that an absl::Mutex guards, in gRPC too, would be reported as a race. Linked
-// first, these definitions are found before the library's, which they call.
+// Tells ThreadSanitizer of the order that Abseil's locks make. Debian's Abseil is not instrumented,
+// so without this everything that an absl::Mutex guards, in gRPC too, would be reported as a race.
+// Linked first, these definitions are found before the library's, which they call.
 #include <dlfcn.h>
 #include <sanitizer/tsan_interface.h>
 
@@ -8,8 +8,8 @@
 
 namespace {
 
-// Predicates of other threads' waits are evaluated by the thread that unlocks, inside of Unlock, where
-// the mutex is not known: they are ordered before every later lock.
+// Predicates of other threads' waits are evaluated by the thread that unlocks, inside of Unlock,
+// where the mutex is not known: they are ordered before every later lock.
 char evaluated;
 
 void Acquired(void* mutex) {
@@ -26,8 +26,7 @@ F Next(const char* symbol) {
 
 }  // namespace
 
-#define ATTND_NEXT(name, signature, symbol) \
-  static const auto name = Next<signature>(symbol)
+#define ATTND_NEXT(name, signature, symbol) static const auto name = Next<signature>(symbol)
 
 namespace absl {
 ABSL_NAMESPACE_BEGIN

@@ -1,5 +1,6 @@
 #include "kernels/primitives/cpu/parallel.h"
 
+#include <sanitizer/asan_interface.h>
 #include <tbb/global_control.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
@@ -9,6 +10,8 @@
 #include <memory>
 #include <thread>
 #include <vector>
+
+#include "absl/base/config.h"
 
 namespace attnd::cpu {
 namespace {
@@ -30,6 +33,14 @@ struct Block {
   size_t size = 0;
 };
 
+// Under AddressSanitizer what nobody has taken is poisoned, and so is a gap behind everything that
+// is taken: the kernels' tiles are checked like memory of their own.
+#if defined(ABSL_HAVE_ADDRESS_SANITIZER)
+constexpr size_t kGap = 64;
+#else
+constexpr size_t kGap = 0;
+#endif
+
 // Blocks of doubling size; a scope remembers where it began and gives back what came after.
 struct ThreadScratch {
   std::vector<Block> blocks;
@@ -49,7 +60,7 @@ void ParallelFor(int64_t n, double work, absl::FunctionRef<void(int64_t)> body) 
     for (int64_t i = 0; i < n; ++i) body(i);
     return;
   }
-#if defined(__SANITIZE_THREAD__)
+#if defined(ABSL_HAVE_THREAD_SANITIZER)
   // The library's own synchronisation is not instrumented: plain threads show the body's races, and
   // nothing else's. The counter orders nothing.
   std::atomic<int64_t> next = 0;
@@ -92,8 +103,14 @@ int Threads() {
 Scratch::Scratch() : mark_block_(Mine().block), mark_used_(Mine().used) {}
 
 Scratch::~Scratch() {
-  Mine().block = mark_block_;
-  Mine().used = mark_used_;
+  ThreadScratch& scratch = Mine();
+  for (size_t i = mark_block_; i < scratch.blocks.size() && i <= scratch.block; ++i) {
+    const Block& block = scratch.blocks[i];
+    const size_t kept = i == mark_block_ ? mark_used_ : 0;
+    ASAN_POISON_MEMORY_REGION(block.data.get() + kept, block.size - kept);
+  }
+  scratch.block = mark_block_;
+  scratch.used = mark_used_;
 }
 
 void* Scratch::TakeBytes(size_t bytes) {
@@ -103,21 +120,23 @@ void* Scratch::TakeBytes(size_t bytes) {
   ThreadScratch& scratch = Mine();
   while (scratch.block < scratch.blocks.size()) {
     Block& block = scratch.blocks[scratch.block];
-    if (scratch.used + bytes <= block.size) {
+    if (scratch.used + bytes + kGap <= block.size) {
       void* p = block.data.get() + scratch.used;
-      scratch.used += bytes;
+      scratch.used += bytes + kGap;
+      ASAN_UNPOISON_MEMORY_REGION(p, bytes);
       return p;
     }
     ++scratch.block;
     scratch.used = 0;
   }
   const size_t previous = scratch.blocks.empty() ? kFirstBlock / 2 : scratch.blocks.back().size;
-  const size_t size = std::max(bytes, previous * 2);
+  const size_t size = std::max(bytes + kGap, previous * 2);
   void* data = std::aligned_alloc(kAlign, size);
   if (data == nullptr)
     std::abort();  // Scratch is a few tiles a thread: nothing sensible is left to do.
   scratch.blocks.push_back(Block{std::unique_ptr<char, Free>(static_cast<char*>(data)), size});
-  scratch.used = bytes;
+  scratch.used = bytes + kGap;
+  ASAN_POISON_MEMORY_REGION(static_cast<char*>(data) + bytes, size - bytes);
   return data;
 }
 
