@@ -20,6 +20,7 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using testing::PendingResult;
 using testing::Submit;
+using testing::SubmitMany;
 
 class EngineMetricsTest : public ::testing::Test {
  protected:
@@ -67,8 +68,7 @@ TEST_F(EngineMetricsTest, WhatEndedABatch) {
   Start({.queue = {.max_batch_calls = 2, .max_batch_bytes = 1 << 10}});
   const PendingResult first = Occupy();
   EXPECT_EQ(metrics_->fired_no_more.Value(), 1);
-  std::vector<PendingResult> pending;
-  for (int i = 0; i < 3; ++i) pending.push_back(Submit(*engine_, Call()));
+  const std::vector<PendingResult> pending = SubmitMany(*engine_, 3, [](int) { return Call(); });
   control_->Release();
   for (const PendingResult& answer : pending) ASSERT_TRUE(answer->Get().ok());
   EXPECT_EQ(metrics_->fired_max_calls.Value(), 1);
@@ -80,8 +80,7 @@ TEST_F(EngineMetricsTest, BatchesThatEndForTheirBytes) {
   // A call has 12 bytes of inputs and as many of outputs.
   Start({.queue = {.max_batch_calls = 64, .max_batch_bytes = 50}});
   const PendingResult first = Occupy();
-  std::vector<PendingResult> pending;
-  for (int i = 0; i < 4; ++i) pending.push_back(Submit(*engine_, Call()));
+  const std::vector<PendingResult> pending = SubmitMany(*engine_, 4, [](int) { return Call(); });
   control_->Release();
   for (const PendingResult& answer : pending) ASSERT_TRUE(answer->Get().ok());
   EXPECT_EQ(metrics_->fired_max_bytes.Value(), 1);

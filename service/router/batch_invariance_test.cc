@@ -164,6 +164,7 @@ TEST_P(BatchInvarianceTest, AnswersHaveTheSameBitsAloneAndTogether) {
   const PendingResult head = Submit(*engine_, {.request = calls[0]});
   gate_->AwaitHeld();
   std::vector<PendingResult> pending;
+  pending.reserve(calls.size());
   for (const CallRequest& call : calls) pending.push_back(Submit(*engine_, {.request = call}));
   gate_->Open();
 

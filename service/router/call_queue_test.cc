@@ -25,7 +25,7 @@ struct Spec {
   Lane lane = Lane::kFast;
 };
 
-absl::Status Push(CallQueue& queue, Spec spec) {
+absl::Status Push(CallQueue& queue, const Spec& spec) {
   CallList one(1);
   QueuedCall& call = one.front();
   call.kernel = spec.name;
@@ -48,7 +48,7 @@ std::vector<std::string> Names(const CallList& calls) {
 
 std::vector<std::string> Take(CallQueue& queue, Lane lane = Lane::kFast) {
   CallList dead;
-  const std::vector<std::string> names = Names(queue.Take(lane, At(0), dead));
+  std::vector<std::string> names = Names(queue.Take(lane, At(0), dead));
   EXPECT_THAT(dead, IsEmpty());
   return names;
 }

@@ -120,7 +120,7 @@ void RouterEngine::AnswerTogether(Launch& launch, absl::StatusOr<Evaluation> ran
   const auto size = static_cast<uint32_t>(launch.size);
   auto part = parts->begin();
   for (QueuedCall& call : launch.batch) {
-    Succeed(call, state, Evaluation{*std::move(part), ran->kernel, ran->device, ran->compute}, size,
+    Succeed(call, state, Evaluation{std::move(*part), ran->kernel, ran->device, ran->compute}, size,
             launch.start);
     ++part;
   }

@@ -19,6 +19,7 @@ using testing::FakeControl;
 using ::testing::HasSubstr;
 using testing::PendingResult;
 using testing::Submit;
+using testing::SubmitMany;
 using testing::ToFloats;
 
 class RouterEngineTest : public ::testing::Test {
@@ -126,10 +127,9 @@ TEST_F(RouterEngineTest, BadInputIsAnsweredAtOnce) {
 TEST_F(RouterEngineTest, WaitingCallsShareALaunchAndFreeSlotsNeverWait) {
   Start();
   const PendingResult first = Occupy();
-  std::vector<PendingResult> pending;
-  for (int i = 0; i < 10; ++i) {
-    pending.push_back(Submit(*engine_, Call({static_cast<float>(i), 1, 1})));
-  }
+  const std::vector<PendingResult> pending = SubmitMany(*engine_, 10, [](int i) {
+    return Call({static_cast<float>(i), 1, 1});
+  });
   control_->Release();
   for (int i = 0; i < 10; ++i) {
     const auto result = pending[i]->Get();
@@ -158,8 +158,7 @@ TEST_F(RouterEngineTest, CallsOfOtherSizesOrTypesDoNotShare) {
 TEST_F(RouterEngineTest, AFailedBatchIsAskedAgainOneByOne) {
   Start();
   const PendingResult first = Occupy();
-  std::vector<PendingResult> pending;
-  for (int i = 0; i < 3; ++i) pending.push_back(Submit(*engine_, Call()));
+  const std::vector<PendingResult> pending = SubmitMany(*engine_, 3, [](int) { return Call(); });
   control_->SetBatchError(absl::ResourceExhaustedError("too much at once"));
   control_->Release();
   for (const PendingResult& answer : pending) {
@@ -172,8 +171,7 @@ TEST_F(RouterEngineTest, AFailedBatchIsAskedAgainOneByOne) {
 TEST_F(RouterEngineTest, ALostWorkerAnswersItsBatchUnavailable) {
   Start();
   const PendingResult first = Occupy();
-  std::vector<PendingResult> pending;
-  for (int i = 0; i < 3; ++i) pending.push_back(Submit(*engine_, Call()));
+  const std::vector<PendingResult> pending = SubmitMany(*engine_, 3, [](int) { return Call(); });
   control_->SetError(absl::UnavailableError("worker was lost"));
   control_->Release();
   EXPECT_TRUE(absl::IsUnavailable(first->Get().status()));
@@ -347,6 +345,7 @@ TEST_F(RouterEngineTest, EveryCallOfAStormIsAnsweredOnce) {
   constexpr int kCalls = 500;
   std::vector<std::vector<PendingResult>> pending(kThreads);
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < kCalls; ++i) {

@@ -171,6 +171,7 @@ TEST(SequenceStoreTest, ManyThreadsCountTogether) {
   EXPECT_TRUE(EnterNow(store, "a", true)->Commit(State(0), false).ok());
   std::atomic<int> answered{0};
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&] {
       for (int i = 0; i < 100; ++i) {

@@ -5,7 +5,9 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -52,6 +54,15 @@ inline PendingResult Submit(Engine& engine, EngineCall call) {
     answer->Give(std::move(result));
   });
   return answer;
+}
+
+// `count` calls of `make`, one after another.
+inline std::vector<PendingResult> SubmitMany(Engine& engine, int count,
+                                             absl::FunctionRef<EngineCall(int index)> make) {
+  std::vector<PendingResult> answers;
+  answers.reserve(static_cast<size_t>(count));
+  for (int i = 0; i < count; ++i) answers.push_back(Submit(engine, make(i)));
+  return answers;
 }
 
 inline PendingReport SubmitCompare(Engine& engine, EngineCall call, const RandomCompare* random) {
