@@ -55,8 +55,9 @@ absl::StatusOr<NamedTensors> SelectOutputs(absl::string_view op, const Evaluatio
   NamedTensors selected;
   const auto add = [&selected](absl::string_view name, const Tensor& tensor) {
     absl::StatusOr<Tensor> contiguous = Contiguous(tensor);
-    if (contiguous.ok()) selected.Set(name, *std::move(contiguous));
-    return contiguous.status();
+    if (!contiguous.ok()) return contiguous.status();
+    selected.Set(name, *std::move(contiguous));
+    return absl::OkStatus();
   };
   if (wanted.empty()) {
     for (const auto& [name, tensor] : evaluation.outputs) {

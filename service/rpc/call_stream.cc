@@ -19,7 +19,7 @@ void CallStream::OnReadDone(bool ok) {
   if (ok) {
     grpc::ByteBuffer request;
     request.Swap(&request_);
-    handler_(std::move(request), cancel_,
+    handler_(request, cancel_,
              [self = self_, place](Answer answer) { self->OnAnswer(place, std::move(answer)); });
   }
   {

@@ -27,8 +27,9 @@ class CallStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     grpc::Status status;
   };
   using Reply = absl::AnyInvocable<void(Answer)>;
-  // Starts one call; calls `reply` exactly once, from any thread. Must not block.
-  using Handler = absl::AnyInvocable<void(grpc::ByteBuffer request,
+  // Starts one call; calls `reply` exactly once, from any thread. Must not block. `request` is the
+  // handler's until it returns.
+  using Handler = absl::AnyInvocable<void(grpc::ByteBuffer& request,
                                           const std::shared_ptr<CancelToken>& cancel, Reply reply)>;
   enum class Order : uint8_t { kAsReady, kAsAsked };
 

@@ -155,7 +155,7 @@ class InferenceService final : public Base {
            const std::shared_ptr<CancelToken>& cancel, bool streamed, Answered answered);
   // Within its sequence: the state before goes in, the state after is kept.
   void RunStep(InferCall call, bool streamed, SequenceStore::Turn turn, Answered answered);
-  void RunInStream(ByteBuffer bytes, absl::Time deadline, bool end_on_error,
+  void RunInStream(ByteBuffer& bytes, absl::Time deadline, bool end_on_error,
                    const std::shared_ptr<CancelToken>& cancel, CallStream::Reply reply);
 
   Engine& engine_;
@@ -341,7 +341,7 @@ grpc::ServerUnaryReactor* InferenceService::ModelInfer(CallbackServerContext* co
   return call.get();
 }
 
-void InferenceService::RunInStream(ByteBuffer bytes, absl::Time deadline, bool end_on_error,
+void InferenceService::RunInStream(ByteBuffer& bytes, absl::Time deadline, bool end_on_error,
                                    const std::shared_ptr<CancelToken>& cancel,
                                    CallStream::Reply reply) {
   auto message = Guarded([&] { return ParseMessage<inference::ModelInferRequest>(bytes); });
@@ -375,12 +375,12 @@ grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>* InferenceService::ModelStreamIn
   const auto& metadata = context->client_metadata();
   const auto header = metadata.find("triton_grpc_error");
   const bool end_on_error = header != metadata.end() && header->second == "true";
-  return CallStream::Start(
-      CallStream::Order::kAsAsked, limits_.max_calls_per_stream,
-      [this, deadline = DeadlineOf(*context), end_on_error](
-          ByteBuffer request, const std::shared_ptr<CancelToken>& cancel, CallStream::Reply reply) {
-        RunInStream(std::move(request), deadline, end_on_error, cancel, std::move(reply));
-      });
+  return CallStream::Start(CallStream::Order::kAsAsked, limits_.max_calls_per_stream,
+                           [this, deadline = DeadlineOf(*context), end_on_error](
+                               ByteBuffer& request, const std::shared_ptr<CancelToken>& cancel,
+                               CallStream::Reply reply) {
+                             RunInStream(request, deadline, end_on_error, cancel, std::move(reply));
+                           });
 }
 
 }  // namespace

@@ -53,8 +53,8 @@ class OperatorsService final : public Base {
   using Answered = absl::AnyInvocable<void(absl::StatusOr<MessageBuilder>)>;
   void Run(std::shared_ptr<const v1::EvaluateRequest> message, absl::Time deadline,
            const std::shared_ptr<CancelToken>& cancel, Answered answered);
-  void RunInBatch(ByteBuffer bytes, absl::Time deadline, const std::shared_ptr<CancelToken>& cancel,
-                  CallStream::Reply reply);
+  void RunInBatch(ByteBuffer& bytes, absl::Time deadline,
+                  const std::shared_ptr<CancelToken>& cancel, CallStream::Reply reply);
 
   Engine& engine_;
   const RpcLimits limits_;
@@ -138,7 +138,7 @@ grpc::ServerUnaryReactor* OperatorsService::Evaluate(CallbackServerContext* cont
   return call.get();
 }
 
-void OperatorsService::RunInBatch(ByteBuffer bytes, absl::Time deadline,
+void OperatorsService::RunInBatch(ByteBuffer& bytes, absl::Time deadline,
                                   const std::shared_ptr<CancelToken>& cancel,
                                   CallStream::Reply reply) {
   auto message = Guarded([&] { return ParseMessage<v1::EvaluateRequest>(bytes); });
@@ -167,9 +167,8 @@ grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>* OperatorsService::EvaluateBatch
   return CallStream::Start(
       CallStream::Order::kAsReady, limits_.max_calls_per_stream,
       [this, deadline = DeadlineOf(*context)](
-          ByteBuffer request, const std::shared_ptr<CancelToken>& cancel, CallStream::Reply reply) {
-        RunInBatch(std::move(request), deadline, cancel, std::move(reply));
-      });
+          ByteBuffer& request, const std::shared_ptr<CancelToken>& cancel,
+          CallStream::Reply reply) { RunInBatch(request, deadline, cancel, std::move(reply)); });
 }
 
 grpc::ServerUnaryReactor* OperatorsService::Compare(CallbackServerContext* context,
