@@ -172,7 +172,7 @@ void ChunkDecay::DiagonalBlock(const float* a, const float* b, int64_t first, in
     // Comparison written so that NaN ends the run.
     if (!std::all_of(sum, sum + width_, [](float value) { return value >= kFactorable; })) break;
   }
-  FactoredPairs(a, b, first, mild, sums, out);
+  FactoredPairs(a, b, first, rows, mild, sums, out);
   for (int64_t s = 0; s < rows && mild < rows; ++s) {
     const float* key = b + (first + s) * width_;
     std::fill(sums, sums + width_, 0.0f);
@@ -189,12 +189,14 @@ void ChunkDecay::DiagonalBlock(const float* a, const float* b, int64_t first, in
   }
 }
 
+// The product has the shape of the whole sub-chunk however few of its rows are mild: the bits of an
+// element may depend on the shape, and none may depend on a later token's gate.
 void ChunkDecay::FactoredPairs(const float* a, const float* b, int64_t first, int64_t rows,
-                               const float* sums, float* out) const {
+                               int64_t mild, const float* sums, float* out) const {
   Scratch scratch;
-  const int64_t size = rows * width_;
-  float* left = scratch.Take<float>(size);
-  float* right = scratch.Take<float>(size);
+  const int64_t size = mild * width_;
+  float* left = scratch.Take<float>(rows * width_);
+  float* right = scratch.Take<float>(rows * width_);
   float* transposed = scratch.Take<float>(kSubChunk * width_);
   float* block = scratch.Take<float>(kSubChunk * kSubChunk);
   for (int64_t i = 0; i < size; ++i) {
@@ -205,9 +207,11 @@ void ChunkDecay::FactoredPairs(const float* a, const float* b, int64_t first, in
   ExpRow(right, size);
   MulRow(left, a + first * width_, left, size);
   MulRow(right, b + first * width_, right, size);
+  std::fill(left + size, left + rows * width_, 0.0f);
+  std::fill(right + size, right + rows * width_, 0.0f);
   Transpose(rows, width_, right, width_, transposed, kSubChunk);
   Gemm(rows, rows, width_, left, width_, transposed, kSubChunk, block, kSubChunk, false);
-  for (int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < mild; ++r) {
     std::memcpy(out + (first + r) * kChunk + first, block + r * kSubChunk,
                 static_cast<size_t>(r + 1) * sizeof(float));
   }

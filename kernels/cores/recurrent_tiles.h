@@ -63,8 +63,8 @@ class ChunkDecay {
   void VectorProducts(const float* a, const float* b, float* out) const;
   void ScaleRows(const float* a, const float* factors, float* out) const;
   void DiagonalBlock(const float* a, const float* b, int64_t first, int64_t rows, float* out) const;
-  void FactoredPairs(const float* a, const float* b, int64_t first, int64_t rows, const float* sums,
-                     float* out) const;
+  void FactoredPairs(const float* a, const float* b, int64_t first, int64_t rows, int64_t mild,
+                     const float* sums, float* out) const;
 
   Decay kind_;
   const Tensor& g_;

@@ -108,7 +108,7 @@ class Backend {
                        const Tensor& lse) = 0;
 
   // out[..,m,n] = alpha sum_k a[..,m,k] b[..,k,n] + beta out. Leading axes broadcast. Strides are
-  // free, so a transpose costs nothing. The order of summation over k depends on k alone.
+  // free, so a transpose costs nothing. The order of summation over k depends on (m, n, k) alone.
   virtual void MatMul(const Tensor& a, const Tensor& b, const Tensor& out, double alpha,
                       double beta) = 0;
   // out = (I + strict_lower(a))^-1 b by forward substitution in row order; a [..,n,n], b [..,n,m].

@@ -123,6 +123,14 @@ TEST_P(GlaTest, StrongDecaysStayExact) {
   ExpectClose(o, expected);
 }
 
+TEST_P(GlaTest, ALaterDecayChangesNoEarlierBitHoweverStrong) {
+  constexpr int64_t kAt = 70;
+  Array strong = decays_;
+  for (int64_t i = 0; i < kB * kH * kK; ++i) strong(i / (kH * kK), kAt, i / kK % kH, i % kK) = -50;
+  const auto before = [&](const Array& g) { return Output(Run(Gla(g)), "o").Slice(1, 0, kAt); };
+  EXPECT_TRUE(BitEqual(before(strong), before(decays_)));
+}
+
 TEST_P(GlaTest, HeadsOfAGroupShareWhatIsRepeated) {
   const Array k = Normal({kB, kT, 1, kK}), g = Uniform({kB, kT, 1, kK}, -1, 0);
   ExpectSame(Call("gla").In("q", q_).In("k", k).In("v", v_).In("g", g),

@@ -8,8 +8,8 @@ namespace attnd::cpu {
 namespace {
 
 // Blocks of one compiled kernel. Long sums are cut at fixed places, so that an element's order of
-// summation is a function of k alone; rows and columns are cut to keep the set of compiled shapes
-// small.
+// summation is a function of the shape alone; rows and columns are cut to keep the set of compiled
+// shapes small.
 constexpr int64_t kRows = 64;
 constexpr int64_t kColumns = 256;
 constexpr int64_t kDepth = 256;
