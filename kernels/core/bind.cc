@@ -92,15 +92,27 @@ bool Binder::Has(absl::string_view name) const {
   return call_.inputs_.contains(name) || form_.attributes.contains(name);
 }
 
-bool Binder::IsDerived(absl::string_view symbol) const {
-  return std::any_of(spec_.derived().begin(), spec_.derived().end(),
-                     [symbol](const Derived& derived) { return derived.symbol == symbol; });
+const Derived* Binder::FindDerived(absl::string_view symbol) const {
+  const auto found =
+      std::find_if(spec_.derived().begin(), spec_.derived().end(),
+                   [symbol](const Derived& derived) { return derived.symbol == symbol; });
+  return found != spec_.derived().end() ? &*found : nullptr;
 }
 
-std::string Binder::Values(const std::vector<std::string>& names) const {
+std::string Binder::Values(std::vector<std::string> names) const {
   std::vector<std::string> texts;
-  for (const std::string& name : names) {
-    if (const int64_t* size = form_.dims.Find(name)) {
+  for (size_t i = 0; i < names.size(); ++i) {
+    const std::string name = names[i];
+    const int64_t* size = form_.dims.Find(name);
+    if (const Derived* derived = FindDerived(name); size != nullptr && derived != nullptr) {
+      // A caller gave none of it: what it follows from is told too.
+      texts.push_back(absl::StrCat(name, "=", *size, " (", derived->value.text(), ")"));
+      for (std::string& source : derived->value.Names()) {
+        if (std::find(names.begin(), names.end(), source) == names.end()) {
+          names.push_back(std::move(source));
+        }
+      }
+    } else if (size != nullptr) {
       const std::string* source = bound_by_.Find(name);
       texts.push_back(absl::StrCat(name, "=", *size,
                                    source != nullptr ? absl::StrCat(" (", *source, ")") : ""));
@@ -139,7 +151,7 @@ absl::Status Binder::BindAttributes() {
     if (given == nullptr) {
       if (attribute.required()) {
         return Error(attribute.name,
-                     absl::StrCat("missing, expected ", AfterColon(attribute.text)));
+                     absl::StrCat("missing: given nothing, expected ", AfterColon(attribute.text)));
       }
       continue;
     }
@@ -215,7 +227,8 @@ absl::Status Binder::CheckPresence() const {
       }
     }
     if (!given && !port.optional) {
-      return Error(port.name, absl::StrCat("missing, expected ", AfterColon(port.text)));
+      return Error(port.name,
+                   absl::StrCat("missing: given nothing, expected ", AfterColon(port.text)));
     }
   }
   return absl::OkStatus();
@@ -261,8 +274,8 @@ absl::Status Binder::Unify(const Port& port, const Tensor& tensor,
     const int64_t given = tensor.shape()[axis];
     const std::optional<Expression::Linear> linear = shape[axis].AsLinear();
     int64_t expected;
-    if (linear && !IsDerived(linear->symbol) && !form_.attributes.contains(linear->symbol) &&
-        !form_.dims.contains(linear->symbol)) {
+    if (linear && FindDerived(linear->symbol) == nullptr &&
+        !form_.attributes.contains(linear->symbol) && !form_.dims.contains(linear->symbol)) {
       if (linear->symbol == "M" && port.name != "cu_seqlens") {
         if (complete) return absl::InternalError("M has no size");
         continue;
@@ -287,8 +300,10 @@ absl::Status Binder::Unify(const Port& port, const Tensor& tensor,
     for (const Expression& size : shape) {
       for (const std::string& name : size.Names()) names.push_back(name);
     }
-    return Error(port.name, absl::StrCat("given ", ToString(tensor.shape()), ", expected ",
-                                         AfterColon(port.text), " with ", Values(names)));
+    const std::string values = Values(std::move(names));
+    return Error(port.name,
+                 absl::StrCat("given ", ToString(tensor.shape()), ", expected ",
+                              AfterColon(port.text), values.empty() ? "" : " with ", values));
   }
   return absl::OkStatus();
 }
@@ -364,7 +379,7 @@ absl::Status Binder::CheckComputedSizes() {
 
 absl::Status Binder::CheckZeroSizes() const {
   for (const auto& [symbol, size] : form_.dims) {
-    if (size > 0 || spec_.MayBeZero(symbol) || IsDerived(symbol)) continue;
+    if (size > 0 || spec_.MayBeZero(symbol) || FindDerived(symbol) != nullptr) continue;
     const std::string* source = bound_by_.Find(symbol);
     return Error(source != nullptr ? *source : symbol,
                  absl::StrCat("given a size of ", size, " for ", symbol, ", expected at least 1"));

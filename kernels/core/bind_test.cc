@@ -110,7 +110,9 @@ TEST(BindTest, ErrorsNameTheTensorTheGivenAndTheExpected) {
        [](auto& r) { r.inputs.Set("kk", Zeros(DType::kFloat32, {1})); },
        {"kk", "nearest: k"}},
       {"unknown attribute", [](auto& r) { r.attributes.Set("scal", 1.0); }, {"scal", "scale"}},
-      {"missing input", [](auto& r) { r.inputs.Erase("k"); }, {"k: missing", "float[B,S,HK,K]"}},
+      {"missing input",
+       [](auto& r) { r.inputs.Erase("k"); },
+       {"k: missing: given nothing", "expected float[B,S,HK,K]"}},
       {"wrong rank",
        [](auto& r) {
          r.inputs.Set("q", Zeros(DType::kFloat32, {2, 6, 64}));
@@ -163,7 +165,7 @@ TEST(BindTest, ErrorsNameTheTensorTheGivenAndTheExpected) {
        {"extra", "mode"}},
       {"computed size",
        [](auto& r) { r.inputs.Set("blocks", Zeros(DType::kInt64, {3})); },
-       {"blocks", "[3]"}},
+       {"blocks", "[3]", "MB=2 (ceil_div(T, block))", "T=6 (q)", "block=4"}},
       {"packed batch",
        [](auto& r) {
          r.inputs.Set("cu_seqlens", HostTensor<int32_t>({2}, {0, 6}));

@@ -47,9 +47,11 @@ class Binder final : public Environment {
   absl::Status BindSequences(const CallForm& form);
   absl::Status Canonicalise(const CallForm& form);
 
-  bool IsDerived(absl::string_view symbol) const;
+  // Null if the symbol is no derived one.
+  const Derived* FindDerived(absl::string_view symbol) const;
   absl::Status Error(absl::string_view subject, absl::string_view what) const;
-  std::string Values(const std::vector<std::string>& names) const;
+  // "H=2 (q), causal=true": what the names stand for, and for a derived size what it follows from.
+  std::string Values(std::vector<std::string> names) const;
 
   const OpSpec& spec_;
   const CallRequest* request_ = nullptr;
