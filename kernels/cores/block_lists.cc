@@ -9,7 +9,8 @@
 namespace attnd {
 namespace {
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// Any block size is legal, so a + b might overflow.
+int64_t CeilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 
 int64_t LongestSequence(const BoundCall& call) {
   int64_t longest = 0;
@@ -64,8 +65,7 @@ absl::StatusOr<Tensor> ListedBlocks(const BoundCall& call, const Tensor& indices
     const int64_t count = counts.defined() ? counts.data<int64_t>()[list] : slots;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t block = indices.data<int64_t>()[list * slots + i];
-      // Lists of query blocks that a sequence does not have are not checked.
-      if (block >= 0 && block < blocks) listed->data<bool>()[list * blocks + block] = true;
+      if (block >= 0) listed->data<bool>()[list * blocks + block] = true;
     }
   }
   return listed;
@@ -80,9 +80,8 @@ absl::Status CheckBlockLists(const BoundCall& call) {
   for (const Sequence& sequence : call.sequences()) {
     if (sequence.state >= call.dim("BM")) break;  // All rows share the lists of the first.
     const int64_t blocks = CeilDiv(KeysOf(call, sequence), call.integer("block_size_k"));
-    const int64_t own = CeilDiv(sequence.length, call.integer("block_size_q"));
     for (int64_t head = 0; head < list_heads; ++head) {
-      for (int64_t u = 0; u < own; ++u) {
+      for (int64_t u = 0; u < query_blocks; ++u) {
         const int64_t list = (sequence.state * list_heads + head) * query_blocks + u;
         const auto place = [&](int64_t i) {
           return absl::StrCat(" at [", sequence.state, ",", head, ",", u, ",", i, "]");
@@ -101,8 +100,9 @@ absl::Status CheckBlockLists(const BoundCall& call) {
           if (block < 0 && !counts.defined()) continue;
           if (block < 0 || block >= blocks) {
             return Error(call, "block_indices",
-                         absl::StrCat("given ", block, place(i), ", expected a key block, 0 to ",
-                                      blocks - 1));
+                         absl::StrCat("given ", block, place(i), ", expected ",
+                                      blocks > 0 ? absl::StrCat("a key block, 0 to ", blocks - 1)
+                                                 : "no block: the sequence has no keys"));
           }
           if (std::exchange(last_list[static_cast<size_t>(block)], list) == list) {
             return Error(call, "block_indices",

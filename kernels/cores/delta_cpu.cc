@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cores/delta.h"
+#include "kernels/cores/non_finite.h"
 #include "kernels/primitives/cpu/gemm.h"
 #include "kernels/primitives/cpu/parallel.h"
 #include "kernels/primitives/cpu/vector_math.h"
@@ -91,6 +92,7 @@ class HeadWalk {
     decay_.Products(k_, k_, weights_);
     for (int64_t r = 1; r < count; ++r) ScaleRow(weights_ + r * kChunk, beta_[r], r);
     SolveUnitLowerRows(weights_, count, u_, V_);
+    odd_.TakeOut(u_, count, V_);
   }
 
   void Chunk(int64_t begin, int64_t count) {
@@ -102,12 +104,14 @@ class HeadWalk {
     Gemm(count, V_, K_, decayed_, K_, state_, V_, y_, V_, false);
     decay_.Products(q_, k_, weights_);
     Gemm(count, V_, count, weights_, kChunk, u_, V_, y_, V_, true);
+    odd_.AddToLaterRows(weights_, kChunk, count, y_);
     StoreHeadRows(y_, call_.o, sequence_.row, token, count, head_);
 
     decay_.UntilEnd(k_, decayed_);
     decay_.DecayState(state_, V_);
     Transpose(count, K_, decayed_, K_, transposed_, kChunk);
     Gemm(K_, V_, count, transposed_, kChunk, u_, V_, state_, V_, true);
+    odd_.AddToState(decayed_, K_, state_);
   }
 
   const DeltaCall& call_;
@@ -119,6 +123,7 @@ class HeadWalk {
   float* decayed_;     // [count,K]
   float* transposed_;  // [K,kChunk]
   float* state_;
+  NonFinite odd_;  // Of u_.
   ChunkDecay decay_;
 };
 

@@ -45,8 +45,11 @@ Array Apply(FeatureMap map, const Array& x) {
       return Exp(x);
     case FeatureMap::kSigmoid:
       return Sigmoid(x);
-    case FeatureMap::kSoftmax:
-      return Softmax(x);
+    case FeatureMap::kSoftmax: {
+      // Softmax() gives zeros for a row of -inf, as attention wants them; a feature has no mask.
+      const Array e = Exp(x - Max(x, -1));
+      return e / Sum(e, -1);
+    }
   }
   return x;
 }

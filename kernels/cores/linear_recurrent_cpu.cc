@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels/cores/linear_recurrent.h"
+#include "kernels/cores/non_finite.h"
 #include "kernels/primitives/cpu/gemm.h"
 #include "kernels/primitives/cpu/parallel.h"
 #include "kernels/primitives/cpu/vector_math.h"
@@ -73,6 +74,7 @@ class HeadWalk {
                             (sequence_.row * call_.q.dim(1) + token) * heads_ + head_;
       for (int64_t r = 0; r < count; ++r) ScaleRow(v_ + r * V_, weight[r * heads_], V_);
     }
+    odd_.TakeOut(v_, count, V_);
     decay_.Load(sequence_.row, token, count);
   }
 
@@ -82,6 +84,7 @@ class HeadWalk {
     Gemm(count, V_, count, weights_, kChunk, v_, V_, y_, V_, false);
     decay_.SinceStart(q_, decayed_);
     Gemm(count, V_, K_, decayed_, K_, state_, V_, y_, V_, true);
+    odd_.AddToLaterRows(weights_, kChunk, count, y_);
     if (normalises()) {
       for (int64_t r = 0; r < count; ++r) {
         dots_[r] = DotRow(decayed_ + r * K_, z_, K_) + SumRow(weights_ + r * kChunk, r + 1);
@@ -96,6 +99,7 @@ class HeadWalk {
     decay_.DecayState(state_, V_);
     Transpose(count, K_, decayed_, K_, transposed_, kChunk);
     Gemm(K_, V_, count, transposed_, kChunk, v_, V_, state_, V_, true);
+    odd_.AddToState(decayed_, K_, state_);
     if (normalises()) {
       decay_.DecayState(z_, 1);
       for (int64_t r = 0; r < count; ++r) AddRow(z_, decayed_ + r * K_, z_, K_);
@@ -111,6 +115,7 @@ class HeadWalk {
   float* decayed_;     // [count,K]
   float* transposed_;  // [K,kChunk]
   float *state_, *z_, *dots_;
+  NonFinite odd_;  // Of v_.
   ChunkDecay decay_;
 };
 

@@ -77,7 +77,7 @@ class WindowRule : public SoftmaxRule {
     // The first missing_keys[i] keys of sequence i do not exist. Empty: all do.
     std::vector<int64_t> missing_keys;
   };
-  explicit WindowRule(Options options) : options_(std::move(options)) {}
+  explicit WindowRule(Options options);
 
   void ForEachRun(const SoftmaxPlace& place, int64_t begin, int64_t count,
                   absl::FunctionRef<void(const KeyRun&)> visit) const override;

@@ -3,6 +3,11 @@
 #include <limits>
 
 namespace attnd {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+}  // namespace
 
 SoftmaxResult ComposeSoftmax(Composer& c, const SoftmaxParts& parts) {
   if (!c.status().ok()) return {};
@@ -15,7 +20,7 @@ SoftmaxResult ComposeSoftmax(Composer& c, const SoftmaxParts& parts) {
   const Dims shape = {q.dim(0), heads, q.dim(2), keys};
   if (parts.allowed.defined()) {
     // A forbidden pair has no weight whatever its score is.
-    s = Where(parts.allowed, s, -std::numeric_limits<double>::infinity());
+    s = Where(parts.allowed, s, -kInfinity);
   }
   if (parts.sinks.defined()) {
     // A sink is one more key without a value.
@@ -25,8 +30,22 @@ SoftmaxResult ComposeSoftmax(Composer& c, const SoftmaxParts& parts) {
   }
   Array lse;
   const Array weights = Softmax(s, {}, &lse).Slice(-1, 0, keys);
-  return {MatMul(weights, v).Transpose(1, 2),
+  return {WeighedValues(c, weights, parts.allowed, v).Transpose(1, 2),
           lse.Reshape({shape[0], heads, shape[2]}).Transpose(1, 2)};
+}
+
+Array WeighedValues(Composer& c, const Array& weights, const Array& allowed, const Array& v) {
+  if (!allowed.defined() || c.AllFinite(v)) return MatMul(weights, v);
+  // 0 times NaN would be NaN: such values are summed up apart, by who sees one of either sign; NaN
+  // counts as both.
+  const Array finite = Equal(v - v, c.Scalar(0));
+  const Array sees = Where(allowed, c.Scalar(1), 0.0).Expand(weights.tensor().shape());
+  const auto seen = [&](const Array& harmless) {
+    const Array kinds = Where(harmless, c.Scalar(0), 1.0).Expand(v.tensor().shape());
+    return Where(c.Scalar(0) < MatMul(sees, kinds), c.Scalar(kInfinity), 0.0);
+  };
+  return MatMul(weights, Where(finite, v, 0.0)) + seen(finite || v < c.Scalar(0)) -
+         seen(finite || c.Scalar(0) < v);
 }
 
 Array WindowPairs(Composer& c, int64_t queries, int64_t keys, bool causal, int64_t left,

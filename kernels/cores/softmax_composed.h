@@ -3,6 +3,7 @@
 #ifndef ATTND_KERNELS_CORES_SOFTMAX_COMPOSED_H_
 #define ATTND_KERNELS_CORES_SOFTMAX_COMPOSED_H_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/primitives/composer.h"
@@ -29,11 +30,23 @@ struct SoftmaxResult {
 // to gives 0 and -inf.
 SoftmaxResult ComposeSoftmax(Composer& c, const SoftmaxParts& parts);
 
+// weights v with weights [..,T,S] that are 0 where `allowed` (bool, broadcasts to them; undefined:
+// every pair) is false and not negative anywhere, and v [..,S,V]. A forbidden value leaves no
+// trace, not even where it is NaN or infinite.
+Array WeighedValues(Composer& c, const Array& weights, const Array& allowed, const Array& v);
+
 // bool [T,S], query i at position i + S - T and key j at j: the key is not after the query (if
 // causal), at most `left` before and `right` after it (-1: no limit; right has no effect if
 // causal).
 Array WindowPairs(Composer& c, int64_t queries, int64_t keys, bool causal, int64_t left,
                   int64_t right);
+
+// The soft-cap that kernels compute with in place of a given one > 0: beyond these bounds float32
+// would form 0 times infinity, while scores so capped differ from those of the bound by less than
+// their rounding. 0 stays 0: none.
+inline double UsableSoftcap(double softcap) {
+  return softcap > 0 ? std::clamp(softcap, 1e-30, 1e30) : softcap;
+}
 
 // Schema lines that operators of the family share.
 inline constexpr char kQueryHeadsRule[] = "H % HK == 0 && H % HV == 0  # HK and HV that divide H";

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/cores/non_finite.h"
 #include "kernels/cores/softmax.h"
 #include "kernels/primitives/cpu/gemm.h"
 #include "kernels/primitives/cpu/parallel.h"
@@ -54,6 +55,7 @@ class PackedKeys {
     if (!values.ok()) return values.status();
     keys_ = *std::move(keys);
     values_ = *std::move(values);
+    finite_.resize(static_cast<size_t>(blocks_ * value_heads_));
     const double work = 4.0 * static_cast<double>(blocks_ * kBlock) *
                         static_cast<double>(key_heads_ * key_size_ + value_heads_ * value_size_);
     ParallelFor(blocks_, work, [&](int64_t index) {
@@ -72,11 +74,20 @@ class PackedKeys {
   }
   const float* Values(int64_t sequence, int64_t block, int64_t head) const {
     return values_.data<float>() +
-           ((first_block_[static_cast<size_t>(sequence)] + block) * value_heads_ + head) * kBlock *
-               value_size_;
+           static_cast<int64_t>(ValueBlock(sequence, block, head)) * kBlock * value_size_;
+  }
+
+  // Whether every value of the block is finite.
+  bool Finite(int64_t sequence, int64_t block, int64_t head) const {
+    return finite_[ValueBlock(sequence, block, head)] != 0;
   }
 
  private:
+  size_t ValueBlock(int64_t sequence, int64_t block, int64_t head) const {
+    return static_cast<size_t>(
+        (first_block_[static_cast<size_t>(sequence)] + block) * value_heads_ + head);
+  }
+
   void FillBlock(const SoftmaxCall& call, size_t sequence, int64_t block) {
     const Sequence& keys = call.keys[sequence];
     const int64_t begin = block * kBlock;
@@ -105,17 +116,15 @@ class PackedKeys {
       for (int64_t i = 0; i < count; ++i) {
         LoadRow(row(call.v, token(i), head), call.v.dtype(), out + i * value_size_, value_size_);
       }
+      finite_[ValueBlock(where, block, head)] = AllFiniteRow(out, count * value_size_) ? 1 : 0;
     }
   }
 
-  int64_t key_heads_;
-  int64_t value_heads_;
-  int64_t key_size_;
-  int64_t value_size_;
-  int64_t blocks_;
+  int64_t key_heads_, value_heads_, key_size_, value_size_, blocks_;
   std::vector<int64_t> first_block_;
   Tensor keys_;
   Tensor values_;
+  std::vector<uint8_t> finite_;  // By (sequence, block, value head).
 };
 
 // One tile of queries of one head, from its queries to its outputs.
@@ -210,9 +219,12 @@ class QueryTile {
     const float* v = packed_.Values(place_.sequence, pieces_[0].key / kBlock, value_head_) +
                      offset * value_size_;
     if (!contiguous_) Gather(k, v);
+    const bool finite = AllFinite();
+    if (!finite) v = TakeOut(v);
     Gemm(count_, columns_, key_size_, q_, key_size_, k, kBlock, scores_, kBlock, false);
     for (int64_t i = 0; i < count_; ++i) Weigh(i, scores_ + i * kBlock);
     Gemm(count_, value_size_, columns_, scores_, kBlock, v, value_size_, o_, value_size_, true);
+    if (!finite) AddNonFinite();
     n_pieces_ = 0;
     columns_ = 0;
     contiguous_ = true;
@@ -240,17 +252,51 @@ class QueryTile {
     v = gathered_v_;
   }
 
+  bool AllFinite() const {
+    return std::all_of(pieces_, pieces_ + n_pieces_, [this](const Piece& piece) {
+      return packed_.Finite(place_.sequence, piece.key / kBlock, value_head_);
+    });
+  }
+
+  // A copy of the collected values without those that are not finite.
+  const float* TakeOut(const float* v) {
+    if (finite_v_ == nullptr) finite_v_ = scratch_.Take<float>(kBlock * value_size_);
+    std::copy(v, v + columns_ * value_size_, finite_v_);
+    odd_.TakeOut(finite_v_, columns_, value_size_);
+    return finite_v_;
+  }
+
+  // Adds what was taken out to the outputs of those queries that may see it.
+  void AddNonFinite() {
+    Scratch scratch;
+    float* allowed = scratch.Take<float>(kBlock);
+    for (int64_t i = 0; i < count_; ++i) {
+      if (most_[i] == kMinusInfinity) continue;  // Nothing has weight.
+      std::fill(allowed, allowed + columns_, 0.0f);
+      Mask(i, allowed);
+      for (const NonFinite::Element& x : odd_.elements()) {
+        if (allowed[x.row] == kMinusInfinity) continue;
+        o_[i * value_size_ + x.column] += scores_[i * kBlock + x.row] * x.value;
+      }
+    }
+  }
+
+  // Sets the scores of query i against collected keys that it may not attend to to -inf.
+  void Mask(int64_t i, float* scores) const {
+    for (int64_t p = 0; p < n_pieces_; ++p) {
+      const Piece& piece = pieces_[p];
+      if (piece.full) continue;
+      call_.rule->Mask(place_, begin_ + i, piece.key, piece.length, scores + piece.at);
+    }
+  }
+
   // Turns a row of scores into weights relative to the row's new maximum.
   void Weigh(int64_t i, float* scores) {
     if (call_.softcap > 0) {
       TanhRow(scores, columns_);
       ScaleRow(scores, static_cast<float>(call_.softcap), columns_);
     }
-    for (int64_t p = 0; p < n_pieces_; ++p) {
-      const Piece& piece = pieces_[p];
-      if (piece.full) continue;
-      call_.rule->Mask(place_, begin_ + i, piece.key, piece.length, scores + piece.at);
-    }
+    Mask(i, scores);
     const float found = MaxRow(scores, columns_);
     const float most = std::isnan(found) ? found : std::max(most_[i], found);
     if (most == kMinusInfinity) {  // Nothing allowed so far: -inf - -inf must not be formed.
@@ -292,12 +338,7 @@ class QueryTile {
   const SoftmaxCall& call_;
   const PackedKeys& packed_;
   const SoftmaxPlace place_;
-  const int64_t begin_;
-  const int64_t count_;
-  const int64_t key_size_;
-  const int64_t value_size_;
-  const int64_t key_head_;
-  const int64_t value_head_;
+  const int64_t begin_, count_, key_size_, value_size_, key_head_, value_head_;
 
   Scratch scratch_;
   float* q_ = nullptr;       // [count,K], scaled.
@@ -307,6 +348,8 @@ class QueryTile {
   float* sum_ = nullptr;     // [count], relative to exp(most).
   float* gathered_k_ = nullptr;
   float* gathered_v_ = nullptr;
+  float* finite_v_ = nullptr;
+  NonFinite odd_;  // Taken out of finite_v_.
 
   // The keys of the next product, in order.
   Piece* pieces_ = nullptr;

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "kernels/cores/softmax.h"
 
@@ -7,6 +8,13 @@ namespace attnd::cpu {
 
 int64_t SoftmaxRule::TileLength(const SoftmaxPlace& /*place*/, int64_t /*begin*/) const {
   return kMaxQueries;
+}
+
+// Windows may be as long as an int64 is; no sequence is, and positions may be added to half of it.
+WindowRule::WindowRule(Options options) : options_(std::move(options)) {
+  constexpr int64_t kLongest = std::numeric_limits<int64_t>::max() / 2;
+  options_.left = std::min(options_.left, kLongest);
+  options_.right = std::min(options_.right, kLongest);
 }
 
 WindowRule::Range WindowRule::Allowed(const SoftmaxPlace& place, int64_t query) const {

@@ -217,6 +217,28 @@ TEST_P(OperatorTest, PackedSequencesEqualSeparateCalls) {
   }
 }
 
+// The request with tokens from `from` on overwritten in every floating input along T or S.
+CallRequest WithOtherTail(const Operator& op, const CallRequest& request, int64_t from,
+                          int64_t tokens, bool nan) {
+  CallRequest changed = request;
+  for (auto& [name, tensor] : changed.inputs) {
+    const int axis = op.spec.FindInput(name)->AxisOf("T");
+    const int key_axis = op.spec.FindInput(name)->AxisOf("S");
+    if ((axis != 1 && key_axis != 1) || !IsFloating(tensor.dtype())) continue;
+    tensor = CopyOf(tensor);
+    const Tensor tail = tensor.Slice(1, tensor.dim(1) - (tokens - from), tokens - from);
+    if (nan) {
+      Cpu().Fill(std::numeric_limits<double>::quiet_NaN(), tail);
+      continue;
+    }
+    // A gate stays a gate: later tokens become copies of the first.
+    for (int64_t t = 0; t < tail.dim(1); ++t) {
+      Cpu().Copy(tensor.Slice(1, 0, 1), tail.Slice(1, t, 1));
+    }
+  }
+  return changed;
+}
+
 TEST_P(OperatorTest, LaterTokensDoNotChangeEarlierOutputs) {
   if (!op().causal) GTEST_SKIP() << "never causal";
   int tested = 0;
@@ -229,26 +251,17 @@ TEST_P(OperatorTest, LaterTokensDoNotChangeEarlierOutputs) {
     const BoundCall call = BindAndCheck(op(), request).value();
     if (!op().causal(call)) continue;
     const int64_t from = 1 + (i * 13) % (tokens - 1);
-    CallRequest changed = request;
-    for (auto& [name, tensor] : changed.inputs) {
-      const int axis = op().spec.FindInput(name)->AxisOf("T");
-      const int key_axis = op().spec.FindInput(name)->AxisOf("S");
-      if ((axis != 1 && key_axis != 1) || !IsFloating(tensor.dtype())) continue;
-      tensor = CopyOf(tensor);
-      const Tensor tail = tensor.Slice(1, tensor.dim(1) - (tokens - from), tokens - from);
-      // A gate stays a gate: later tokens become copies of the first, in reverse order of time.
-      for (int64_t t = 0; t < tail.dim(1); ++t) {
-        Cpu().Copy(tensor.Slice(1, 0, 1), tail.Slice(1, t, 1));
+    for (const bool nan : {false, true}) {
+      CallRequest changed = WithOtherTail(op(), request, from, tokens, nan);
+      for (const std::string& kernel : kernels()) {
+        if (!Takes(request, kernel)) continue;
+        changed.kernel = kernel;
+        ++tested;
+        const Tensor before = Output(RunCall(request, backend()), "o").Slice(1, 0, from);
+        const Tensor after = Output(RunCall(changed, backend()), "o").Slice(1, 0, from);
+        EXPECT_TRUE(BitEqual(before, after))
+            << kernel << " seed " << options.seed << " from " << from << (nan ? " NaN" : "");
       }
-    }
-    for (const std::string& kernel : kernels()) {
-      if (!Takes(request, kernel)) continue;
-      changed.kernel = kernel;
-      ++tested;
-      const Tensor before = Output(RunCall(request, backend()), "o").Slice(1, 0, from);
-      const Tensor after = Output(RunCall(changed, backend()), "o").Slice(1, 0, from);
-      EXPECT_TRUE(BitEqual(before, after))
-          << kernel << " seed " << options.seed << " from " << from;
     }
   }
   EXPECT_GT(tested, 0) << "no random call was causal";

@@ -315,4 +315,15 @@ Array Composer::Contiguous(const Array& x) {
   return out;
 }
 
+bool Composer::AllFinite(const Array& x) {
+  // Zero times anything that is not finite is NaN, which the sum keeps.
+  const Array zeros = x * 0.0;
+  const Array sum = Sum(zeros.Reshape({zeros.tensor().num_elements()}), 0);
+  if (!sum.defined()) return true;
+  const absl::StatusOr<Tensor> host = AllocateHost(compute_type_, sum.tensor().shape());
+  Fail(host.ok() ? backend_.Download(sum.tensor(), *host) : host.status());
+  if (!status_.ok()) return true;
+  return compute_type_ == DType::kFloat64 ? *host->data<double>() == 0 : *host->data<float>() == 0;
+}
+
 }  // namespace attnd

@@ -143,6 +143,8 @@ class Composer {
   Array FromHost(const Tensor& host);
   Array Cast(const Array& x, DType dtype);
   Array Contiguous(const Array& x);
+  // Whether no element is NaN or infinite. Waits for the backend.
+  bool AllFinite(const Array& x);
 
   absl::Status status() const { return status_; }
   void Fail(absl::Status status) {

@@ -14,11 +14,11 @@ class BlockRule final : public cpu::SoftmaxRule {
   BlockRule(const BoundCall& call, Tensor lists)
       : lists_(std::move(lists)),
         queries_(call.integer("block_size_q")),
-        keys_(call.integer("block_size_k")),
+        keys_(std::min(call.integer("block_size_k"), std::max<int64_t>(1, call.dim("S")))),
         heads_per_list_(call.dim("H") / call.dim("HB")),
         causal_(call.flag("causal")),
         sink_(call.integer("sink")),
-        window_(call.integer("window")) {}
+        window_(std::min(call.integer("window"), call.dim("S") + call.dim("T"))) {}
 
   int64_t TileLength(const cpu::SoftmaxPlace& /*place*/, int64_t begin) const override {
     return std::min(kMaxQueries, queries_ - begin % queries_);

@@ -1,5 +1,7 @@
 // What block-sparse attention promises: lists, masks, sinks and windows.
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <set>
 
 #include "kernels/testing/dense_attention.h"
@@ -185,6 +187,31 @@ TEST_P(BlockSparseTest, UnlistedValuesHaveNoInfluence) {
   EXPECT_TRUE(SameBits(a, b));
 }
 
+TEST_P(BlockSparseTest, KeysThatARowDoesNotReadMayHoldNan) {
+  // Every row reads one half of a block and leaves the other: the rule cuts through tiles.
+  const CallBuilder call = Sparse().Set("causal", true).Set("window", 5);
+  Array k = k_, v = v_;
+  for (int64_t c = 0; c < kHK * kV; ++c) v(0, 41, c / kV, c % kV) = std::nan("");
+  for (int64_t c = 0; c < kHK * kK; ++c) k(0, 41, c / kK, c % kK) = std::nan("");
+  const Lists none(kMB);
+  const Array clean = Out(With(CallBuilder(call), none));
+  const Array o = Out(With(CallBuilder(call).In("k", k).In("v", v), none));
+  ExpectClose(o.Slice(1, 0, 41), clean.Slice(1, 0, 41));
+  ExpectClose(o.Slice(1, 46, kT - 46), clean.Slice(1, 46, kT - 46));
+  EXPECT_TRUE(std::isnan(o(0, 41, 0, 0)) && std::isnan(o(0, 45, 0, 0)));
+}
+
+TEST_P(BlockSparseTest, TheLargestBlocksAndWindowsAreLegal) {
+  constexpr int64_t kLargest = std::numeric_limits<int64_t>::max();
+  const CallBuilder softmax =
+      Call("softmax_attention").In("q", q_).In("k", k_).In("v", v_).Set("causal", true);
+  const CallBuilder one =
+      Sparse().Set("block_size_q", kLargest).Set("block_size_k", kLargest).Set("causal", true);
+  ExpectClose(Out(With(CallBuilder(one), {{0}})), Out(softmax));
+  ExpectClose(Out(With(CallBuilder(one).Set("window", kLargest).Set("sink", kLargest), {{}})),
+              Out(softmax));
+}
+
 TEST_P(BlockSparseTest, RefusesListsThatAreNone) {
   const auto indices = [&](std::vector<int32_t> list) {
     Lists lists(kMB);
@@ -206,6 +233,18 @@ TEST_P(BlockSparseTest, RefusesListsThatAreNone) {
   ExpectRefused(indices({3}).Set("sink", 2), "sink only with causal");
   ExpectRefused(indices({3}).Set("window", 2), "window only with causal");
   ExpectRefused(With(Sparse(), RandomLists(0.5), 3), "HB");
+  // Packed: a sequence's own grid is the limit, in rows beyond it too.
+  const auto packed = [&](std::vector<int32_t> slots) {
+    const auto row = [](const Array& x) { return x.Slice(0, 0, 1).Slice(1, 0, kBQ + 1); };
+    return Sparse(row(q_), row(k_), row(v_))
+        .Offsets({0, 1, kBQ + 1})
+        .Set("block_size_q", kBK)
+        .Int("block_indices", {2, 1, 2, 1}, slots);
+  };
+  static_assert(kBQ == 2 * kBK);
+  Run(packed({0, -1, 1, 0}));
+  ExpectRefused(packed({1, -1, 1, 0}), "block_indices: given 1 at [0,0,0,0]");
+  ExpectRefused(packed({0, 1, 1, 0}), "block_indices: given 1 at [0,0,1,0]");
 }
 
 }  // namespace

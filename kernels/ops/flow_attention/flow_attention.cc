@@ -10,11 +10,11 @@
 // comp_s v_s.
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
 #include "kernels/cores/feature_maps.h"
 #include "kernels/cores/softmax_composed.h"
+#include "kernels/cores/tokens_seen.h"
 
 namespace attnd {
 namespace {
@@ -112,7 +112,8 @@ void ComposeCausal(Composer& c) {
   const Array value = n * strength / (CumSum(strength, 2) + sum_exp) * v;
   const Array scores = MatMul(a, b.T());
   const Array earlier = WindowPairs(c, tokens, tokens, /*causal=*/true, -1, -1);
-  const Array flow = MatMul(Where(earlier, scores, 0.0), value) + MatMul(a, state);
+  const Array flow =
+      WeighedValues(c, Where(earlier, scores, 0.0), earlier, value) + MatMul(a, state);
   c.Out("o", (Sigmoid(sink) * in / n * flow).Transpose(1, 2));
 
   const Dims final_vector = {sequences, heads, c.dim("K")};
@@ -128,18 +129,6 @@ void ComposeCausal(Composer& c) {
 absl::Status Compose(Composer& c) {
   c.flag("causal") ? ComposeCausal(c) : ComposeNormal(c);
   return c.status();
-}
-
-absl::Status CheckCount(const BoundCall& call) {
-  const Tensor& seen = call.input("initial_state_count");
-  for (int64_t i = 0; seen.defined() && i < seen.num_elements(); ++i) {
-    if (seen.data<int64_t>()[i] < 0) {
-      return absl::InvalidArgumentError(absl::StrCat("flow_attention: initial_state_count: given ",
-                                                     seen.data<int64_t>()[i], " at [", i,
-                                                     "], expected tokens seen, >= 0"));
-    }
-  }
-  return absl::OkStatus();
 }
 
 void Draw(RandomSource& source) {
@@ -161,7 +150,7 @@ void RegisterFlowAttention(Registry& registry);
 
 void RegisterFlowAttention(Registry& registry) {
   Operator& op = registry.Add(Schema(), Compose);
-  op.check = CheckCount;
+  op.check = [](const BoundCall& call) { return CheckTokensSeen(call, "initial_state_count"); };
   op.random = Draw;
   op.causal = [](const BoundCall& call) { return call.flag("causal"); };
 }

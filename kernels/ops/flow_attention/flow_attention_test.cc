@@ -1,6 +1,7 @@
 // What flow attention promises.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/testing/property_test.h"
 
@@ -120,7 +121,12 @@ TEST_P(FlowAttentionTest, RefusesStatesAndPackingThatHaveNoUse) {
     causal.In(name, sums);
   causal.In("initial_state_exp", Array({kB, kH}, 1));
   ExpectRefused(causal, "initial_state_count: missing");
-  ExpectRefused(causal.Int("initial_state_count", {kB}, {3, -1}), "initial_state_count");
+  ExpectRefused(CallBuilder(causal).Int("initial_state_count", {kB}, {3, -1}),
+                "initial_state_count");
+  ExpectRefused(
+      CallBuilder(causal).Put("initial_state_count",
+                              HostTensor<int64_t>({kB}, {3, std::numeric_limits<int64_t>::max()})),
+      "initial_state_count");
   ExpectRefused(CallBuilder(call).Set("feature_map", "tanh"), "sigmoid");
   ExpectRefused(Flow(q_, Array({kB, 0, kH, kK}), Array({kB, 0, kH, kV})), "at least one key");
 }

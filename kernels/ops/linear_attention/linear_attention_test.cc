@@ -1,5 +1,6 @@
 // What linear attention promises, for every feature map.
 #include <cmath>
+#include <limits>
 
 #include "kernels/testing/property_test.h"
 
@@ -118,6 +119,16 @@ TEST_P(LinearAttentionTest, MaskedKeysDoNotCount) {
   // A row with no key left is zeros, not 0/0.
   const Array nothing = Out(CallBuilder(call).Bool("k_mask", Array({kB, kT})));
   EXPECT_THAT(nothing.values(), ::testing::Each(0.0));
+}
+
+TEST_P(LinearAttentionTest, ASoftmaxFeatureOfNothingIsNan) {
+  Array q = q_;
+  for (int64_t c = 0; c < kK; ++c) q(0, 3, 0, c) = -std::numeric_limits<double>::infinity();
+  for (const bool causal : {false, true}) {
+    const Array o = Out(Linear(q, k_, v_).Set("feature_map", "softmax").Set("causal", causal));
+    EXPECT_TRUE(std::isnan(o(0, 3, 0, 0)));
+    EXPECT_TRUE(std::isfinite(o(0, 4, 0, 0)));
+  }
 }
 
 TEST_P(LinearAttentionTest, RefusesWhatItsFormHasNoUseFor) {

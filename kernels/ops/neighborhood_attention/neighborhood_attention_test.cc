@@ -1,5 +1,6 @@
 // What neighborhood attention promises: borders, dilation, strides, causal axes and symmetries.
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/testing/dense_attention.h"
 #include "kernels/testing/property_test.h"
@@ -52,6 +53,22 @@ TEST_P(NeighborhoodTest, AWindowOfEverythingIsSoftmaxAttention) {
   ExpectClose(Out(Image(in, 5, 4, {3, 5, 4}).Set("depth", 3)), Out(softmax));
   ExpectClose(Out(Around(in, {60}).Set("causal", std::vector<bool>{true})),
               Out(CallBuilder(softmax).Set("causal", true)));
+}
+
+TEST_P(NeighborhoodTest, TokensOutsideOfAWindowMayHoldNan) {
+  constexpr int64_t kHeight = 9, kWidth = 11, kAt = 4 * kWidth + 5;
+  Inputs in = Draw(kHeight * kWidth);
+  const Array clean = Out(Image(in, kHeight, kWidth, {3, 5}));
+  for (int64_t c = 0; c < kV; ++c) in.v(0, kAt, 0, c) = std::nan("");
+  const Array o = Out(Image(in, kHeight, kWidth, {3, 5}));
+  for (int64_t i = 0; i < kHeight * kWidth; ++i) {
+    const bool sees = std::abs(i / kWidth - 4) <= 1 && std::abs(i % kWidth - 5) <= 2;
+    if (sees) {
+      EXPECT_TRUE(std::isnan(o(0, i, 0, 0))) << i;
+    } else {
+      ExpectClose(o.Slice(1, i, 1), clean.Slice(1, i, 1));
+    }
+  }
 }
 
 TEST_P(NeighborhoodTest, AWindowOfOneReturnsTheValues) {

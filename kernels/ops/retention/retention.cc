@@ -6,6 +6,7 @@
 #include "kernels/cores/recurrence_composed.h"
 #include "kernels/cores/rope.h"
 #include "kernels/cores/slopes.h"
+#include "kernels/cores/tokens_seen.h"
 
 namespace attnd {
 namespace {
@@ -105,7 +106,9 @@ absl::Status Compose(Composer& c) {
 void RegisterRetention(Registry& registry);
 
 void RegisterRetention(Registry& registry) {
-  registry.Add(Schema(), Compose).causal = [](const BoundCall&) { return true; };
+  Operator& op = registry.Add(Schema(), Compose);
+  op.check = [](const BoundCall& call) { return CheckTokensSeen(call, "initial_state_pos"); };
+  op.causal = [](const BoundCall&) { return true; };
 }
 
 }  // namespace attnd

@@ -13,6 +13,7 @@ namespace {
 // n after `tokens` steps of n <- lam n + 1: lam^tokens n + (lam^tokens - 1)/(lam - 1), through
 // expm1 so that decays near 1 keep their digits.
 double DecaySum(double g, double initial, int64_t tokens) {
+  if (tokens == 0) return initial;  // 0 times a decay of -inf has no value.
   const auto count = static_cast<double>(tokens);
   const double sum = g == 0 ? count : std::expm1(g * count) / std::expm1(g);
   return (initial != 0 ? std::exp(g * count) * initial : 0) + sum;

@@ -1,5 +1,6 @@
 // What retention promises, for its three normalisations and its rotary positions.
 #include <cmath>
+#include <limits>
 
 #include "kernels/testing/property_test.h"
 
@@ -124,12 +125,32 @@ TEST_P(RetentionTest, TheDefaultDecayIsThePapers) {
   ExpectSame(Call("retention").In("q", q_).In("k", k_).In("v", v_), Retention().In("g", g));
 }
 
+TEST_P(RetentionTest, ASequenceWithoutTokensKeepsItsSumUnderAnyDecay) {
+  const Array g({kH}, -std::numeric_limits<double>::infinity());
+  const auto row = [](const Array& x) { return x.Slice(0, 0, 1); };
+  const Array n = Uniform({3, kH}, 1, 2);
+  const Array after = Out(Retention()
+                              .In("q", row(q_))
+                              .In("k", row(k_))
+                              .In("v", row(v_))
+                              .In("g", g)
+                              .In("initial_state_n", n)
+                              .Offsets({0, 0, kT, kT})
+                              .Set("normalize", "decay"),
+                          "final_state_n");
+  for (const int64_t empty : {0, 2}) ExpectClose(after.Slice(0, empty, 1), n.Slice(0, empty, 1));
+  ExpectClose(after.Slice(0, 1, 1), Array({1, kH}, 1));
+}
+
 TEST_P(RetentionTest, RefusesOddPairsAndStatesWithoutUse) {
   const Array odd = Normal({kB, kT, kH, 7});
   ExpectRefused(Retention().In("q", odd).In("k", odd).Set("rotary", "half"), "K=7");
   ExpectRefused(Retention().In("initial_state_z", Normal({kB, kH, kK})).Set("normalize", "decay"),
                 "initial_state_z");
   ExpectRefused(Positions(Retention(), 3), "initial_state_pos");
+  for (const int64_t seen : {int64_t{-1}, std::numeric_limits<int64_t>::max()}) {
+    ExpectRefused(Positions(Retention().Set("rotary", "half"), seen), "initial_state_pos: given");
+  }
 }
 
 }  // namespace

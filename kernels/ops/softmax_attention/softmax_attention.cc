@@ -5,10 +5,10 @@
 // Keys are seen as one row: what the cache holds in the order of positions, then k. Query i stands
 // at the position of the last key minus the queries after it, so that one rule of distance serves
 // all forms.
-#include "absl/strings/str_cat.h"
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
 #include "kernels/cores/softmax_composed.h"
+#include "kernels/cores/tokens_seen.h"
 
 namespace attnd {
 namespace {
@@ -89,7 +89,7 @@ struct Ring {
 
 SoftmaxResult Attend(Composer& c, const Array& q, const Array& k, const Array& v,
                      const Array& also_allowed) {
-  SoftmaxParts parts{q, k, v, {}, c.real("scale"), c.real("softcap"), c.In("sinks")};
+  SoftmaxParts parts{q, k, v, {}, c.real("scale"), UsableSoftcap(c.real("softcap")), c.In("sinks")};
   parts.allowed = WindowPairs(c, q.dim(1), k.dim(1), c.flag("causal"), c.integer("window_left"),
                               c.integer("window_right"));
   if (also_allowed.defined()) parts.allowed = parts.allowed && also_allowed;
@@ -151,18 +151,6 @@ absl::Status Compose(Composer& c) {
   return c.status();
 }
 
-absl::Status CheckValues(const BoundCall& call) {
-  const Tensor& seen = call.input("initial_state_pos");
-  for (int64_t i = 0; seen.defined() && i < seen.num_elements(); ++i) {
-    if (seen.data<int64_t>()[i] < 0) {
-      return absl::InvalidArgumentError(absl::StrCat("softmax_attention: initial_state_pos: given ",
-                                                     seen.data<int64_t>()[i], " at [", i,
-                                                     "], expected tokens seen so far, >= 0"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 // Caches with the attributes that they need, and rings that have come round some times.
 void Draw(RandomSource& source) {
   // Caches more often: their optional inputs go together, and many of their draws are thrown away.
@@ -200,7 +188,7 @@ void RegisterSoftmaxAttention(Registry& registry);
 
 void RegisterSoftmaxAttention(Registry& registry) {
   Operator& op = registry.Add(Schema(), Compose);
-  op.check = CheckValues;
+  op.check = [](const BoundCall& call) { return CheckTokensSeen(call, "initial_state_pos"); };
   op.random = Draw;
   // With fewer keys than queries the first queries stand before every key.
   op.causal = [](const BoundCall& call) {

@@ -3,6 +3,7 @@
 
 #include "kernels/core/registry.h"
 #include "kernels/cores/softmax.h"
+#include "kernels/cores/softmax_composed.h"
 
 namespace attnd {
 namespace {
@@ -77,7 +78,7 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
   core.o = *outputs.Find("o");
   core.sinks = call.input("sinks");
   core.scale = call.real("scale");
-  core.softcap = call.real("softcap");
+  core.softcap = UsableSoftcap(call.real("softcap"));
   if (const Tensor* lse = outputs.Find("lse")) core.lse = *lse;
   cpu::WindowRule::Options rule{call.flag("causal"),
                                 call.integer("window_left"),

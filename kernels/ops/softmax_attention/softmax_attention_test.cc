@@ -1,4 +1,7 @@
 // What softmax attention promises: masks, windows, caches, sinks and log-sums.
+#include <cmath>
+#include <limits>
+
 #include "kernels/testing/dense_attention.h"
 #include "kernels/testing/property_test.h"
 
@@ -146,6 +149,9 @@ TEST_P(SoftmaxAttentionTest, SinksTakeTheirShare) {
 TEST_P(SoftmaxAttentionTest, SoftcapBendsLogits) {
   // A cap far above all logits bends nothing.
   ExpectClose(Out(Softmax().Set("softcap", 1e6)), Out(Softmax()));
+  ExpectClose(Out(Softmax().Set("softcap", 1e300)), Out(Softmax()));
+  // Logits of almost nothing: the mean of the values.
+  ExpectClose(Out(Softmax(q_ * 0, k_, v_).Set("softcap", 1e-300)), Out(Softmax(q_ * 0, k_, v_)));
   // Against a single key, whose weight is 1: the log-sum is the capped logit.
   const auto first = [](const Array& x) { return x.Slice(1, 0, 1); };
   const Array plain = WithLse(Softmax(q_, first(k_), first(v_))).lse;
@@ -175,6 +181,34 @@ TEST_P(SoftmaxAttentionTest, RowsWithoutKeysGiveZeros) {
   const Array sinks = Normal({kH});
   const Array lse = WithLse(Softmax().Bool("mask", mask).In("sinks", sinks)).lse;
   for (int64_t h = 0; h < kH; ++h) EXPECT_NEAR(lse(0, 3, h), sinks(h), 1e-6);
+}
+
+TEST_P(SoftmaxAttentionTest, ForbiddenValuesLeaveNoTraceWhateverTheyHold) {
+  const auto allowed = [](int64_t i, int64_t j) { return i % 3 == 0 || j % 5 != 0; };
+  const Array expected = DenseAttention(q_, k_, v_, allowed).o;
+  for (const double bad : {std::nan(""), kInfinity, -kInfinity}) {
+    Array k = k_, v = v_;
+    for (int64_t j = 0; j < kT; j += 5) k(1, j, 0, 3) = v(1, j, 1, 2) = bad;
+    const Array o = Out(Softmax(q_, k, v).Bool("mask", Mask(allowed)));
+    for (int64_t i = 0; i < kT; ++i) {
+      const auto row = [i](const Array& x) { return x.Slice(0, 1, 1).Slice(1, i, 1); };
+      if (i % 3 != 0) {
+        ExpectClose(row(o), row(expected));
+      } else {
+        EXPECT_FALSE(std::isfinite(o(1, i, 2, 2))) << i;
+      }
+    }
+    ExpectClose(o.Slice(0, 0, 1), expected.Slice(0, 0, 1));
+  }
+}
+
+TEST_P(SoftmaxAttentionTest, TheLongestWindowIsNone) {
+  constexpr int64_t kLongest = std::numeric_limits<int64_t>::max();
+  const CallBuilder wide = Softmax().Set("window_left", kLongest).Set("window_right", kLongest);
+  ExpectClose(Out(wide), Out(Softmax()));
+  // More queries than keys: the first ones stand before position 0.
+  const CallBuilder few = Softmax(q_, k_.Slice(1, 0, 9), v_.Slice(1, 0, 9)).Set("causal", true);
+  ExpectClose(Out(CallBuilder(few).Set("window_left", kLongest)), Out(few));
 }
 
 TEST_P(SoftmaxAttentionTest, LargeLogitsStayFinite) {
@@ -230,6 +264,14 @@ TEST_P(SoftmaxAttentionTest, RefusesWhatContradicts) {
                     .In("initial_state_k", k_.Slice(1, 0, 4))
                     .In("initial_state_v", v_.Slice(1, 0, 4))
                     .Put("initial_state_pos", HostTensor<int64_t>({kB}, {4, -1})),
+                "initial_state_pos");
+  ExpectRefused(CallBuilder(causal)
+                    .Set("cache", "ring")
+                    .Set("window_left", 3)
+                    .In("initial_state_k", k_.Slice(1, 0, 4))
+                    .In("initial_state_v", v_.Slice(1, 0, 4))
+                    .Put("initial_state_pos",
+                         HostTensor<int64_t>({kB}, {4, std::numeric_limits<int64_t>::max()})),
                 "initial_state_pos");
 }
 

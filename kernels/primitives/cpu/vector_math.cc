@@ -221,6 +221,15 @@ float Max(const float* x, int64_t n) {
   return std::isnan(any) ? any : hn::GetLane(hn::MaxOfLanes(d, hn::Max(most[0], most[1])));
 }
 
+// Zero times anything that is not finite is NaN, which the sum keeps.
+bool AllFinite(const float* x, int64_t n) {
+  const F d;
+  V sum = hn::Zero(d);
+  ForRow(n,
+         [&](int64_t i, int64_t count) { sum = hn::MulAdd(hn::Zero(d), Load(x + i, count), sum); });
+  return !std::isnan(hn::GetLane(hn::SumOfLanes(d, sum)));
+}
+
 float Dot(const float* a, const float* b, int64_t n) {
   const F d;
   V sum = hn::Zero(d);
@@ -276,6 +285,7 @@ HWY_EXPORT(ExpDifference);
 HWY_EXPORT(DotDecayedRow);
 HWY_EXPORT(Sum);
 HWY_EXPORT(Max);
+HWY_EXPORT(AllFinite);
 HWY_EXPORT(Dot);
 HWY_EXPORT(Scale);
 HWY_EXPORT(Mul);
@@ -327,6 +337,7 @@ float DotDecayed(const float* a, const float* b, const float* gate, float* sum, 
 
 float SumRow(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(Sum)(x, n); }
 float MaxRow(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(Max)(x, n); }
+bool AllFiniteRow(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(AllFinite)(x, n); }
 float DotRow(const float* a, const float* b, int64_t n) {
   return HWY_DYNAMIC_DISPATCH(Dot)(a, b, n);
 }

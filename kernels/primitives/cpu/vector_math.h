@@ -36,6 +36,8 @@ void ReluRow(float* x, int64_t n);     // max(x, 0)
 float SumRow(const float* x, int64_t n);
 // -inf for an empty row; NaN if any is.
 float MaxRow(const float* x, int64_t n);
+// Whether no element is NaN or infinite.
+bool AllFiniteRow(const float* x, int64_t n);
 float DotRow(const float* a, const float* b, int64_t n);
 
 // x *= factor.
