@@ -9,12 +9,17 @@ namespace {
 constexpr char kPlatform[] = "attnd";
 
 // The type that stock clients are told for a port: they know one type for each tensor.
-DType AnnouncedType(PortType type) {
-  switch (type) {
+DType AnnouncedType(const OpSpec& spec, const Port& port) {
+  switch (port.type) {
     case PortType::kFloat:
     case PortType::kFloat32:
       return DType::kFloat32;
-    case PortType::kInt:
+    case PortType::kInt: {
+      // Either type is taken. A state is announced in the type in which it comes back.
+      const Port* final_state = spec.FindOutput(FinalStateName(port.name));
+      return final_state != nullptr && final_state->type == PortType::kInt64 ? DType::kInt64
+                                                                             : DType::kInt32;
+    }
     case PortType::kInt32:
       return DType::kInt32;
     case PortType::kInt64:
@@ -25,8 +30,8 @@ DType AnnouncedType(PortType type) {
   return DType::kFloat32;
 }
 
-inference::DataType ConfigType(PortType type) {
-  switch (AnnouncedType(type)) {
+inference::DataType ConfigType(const OpSpec& spec, const Port& port) {
+  switch (AnnouncedType(spec, port)) {
     case DType::kInt32:
       return inference::TYPE_INT32;
     case DType::kInt64:
@@ -45,16 +50,16 @@ void FillSizes(const Port& port, Sizes* sizes) {
 }
 
 template <typename Wire>
-void FillMetadata(const Port& port, Wire* wire) {
+void FillMetadata(const OpSpec& spec, const Port& port, Wire* wire) {
   wire->set_name(port.name);
-  wire->set_datatype(std::string(InferenceTypeName(AnnouncedType(port.type))));
+  wire->set_datatype(std::string(InferenceTypeName(AnnouncedType(spec, port))));
   FillSizes(port, wire->mutable_shape());
 }
 
 template <typename Wire>
-void FillConfig(const Port& port, Wire* wire) {
+void FillConfig(const OpSpec& spec, const Port& port, Wire* wire) {
   wire->set_name(port.name);
-  wire->set_data_type(ConfigType(port.type));
+  wire->set_data_type(ConfigType(spec, port));
   FillSizes(port, wire->mutable_dims());
 }
 
@@ -70,8 +75,8 @@ inference::ModelMetadataResponse DescribeMetadata(const OpSpec& spec, const std:
   wire.set_name(name);
   wire.add_versions(std::string(kModelVersion));
   wire.set_platform(kPlatform);
-  for (const Port& port : spec.inputs()) FillMetadata(port, wire.add_inputs());
-  for (const Port& port : spec.outputs()) FillMetadata(port, wire.add_outputs());
+  for (const Port& port : spec.inputs()) FillMetadata(spec, port, wire.add_inputs());
+  for (const Port& port : spec.outputs()) FillMetadata(spec, port, wire.add_outputs());
   return wire;
 }
 
@@ -85,10 +90,10 @@ inference::ModelConfig DescribeConfig(const OpSpec& spec, const std::string& nam
   wire.mutable_model_transaction_policy()->set_decoupled(false);
   for (const Port& port : spec.inputs()) {
     inference::ModelInput& input = *wire.add_input();
-    FillConfig(port, &input);
+    FillConfig(spec, port, &input);
     input.set_optional(port.optional || port.condition.has_value());
   }
-  for (const Port& port : spec.outputs()) FillConfig(port, wire.add_output());
+  for (const Port& port : spec.outputs()) FillConfig(spec, port, wire.add_output());
   for (const AttrSpec& attribute : spec.attributes()) {
     (*wire.mutable_parameters())[absl::StrCat("attribute.", attribute.name)].set_string_value(
         attribute.text);
@@ -103,7 +108,7 @@ inference::ModelConfig DescribeConfig(const OpSpec& spec, const std::string& nam
     inference::ModelSequenceBatching::State& state = *sequences.add_state();
     state.set_input_name(port.name);
     state.set_output_name(FinalStateName(port.name));
-    state.set_data_type(ConfigType(port.type));
+    state.set_data_type(ConfigType(spec, port));
     FillSizes(port, state.mutable_dims());
   }
   return wire;

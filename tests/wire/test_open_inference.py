@@ -94,6 +94,10 @@ def test_metadata_and_configuration(triton):
     assert not optional["q"] and optional["initial_state"]
     assert config.HasField("sequence_batching")
     assert not triton.get_model_config("mala").config.HasField("sequence_batching")
+    # A count that may come in either type is announced in the type in which it comes back.
+    flow = triton.get_model_metadata("flow_attention")
+    counts = {port.name: port.datatype for port in [*flow.inputs, *flow.outputs] if port.name.endswith("_count")}
+    assert counts == {"initial_state_count": "INT64", "final_state_count": "INT64"}
 
 
 def test_unknown_models(triton, random):
