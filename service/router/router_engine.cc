@@ -9,6 +9,7 @@
 #include "service/clock.h"
 #include "service/guarded.h"
 #include "service/log.h"
+#include "service/overload.h"
 #include "service/router/router_engine_state.h"
 
 namespace attnd {
@@ -220,8 +221,8 @@ void RouterEngine::Admit(CallList one) {
       if (status.ok()) return;
       metrics_.rejected_queue_full.Increment();
       const double wait = absl::ToDoubleMilliseconds(PredictedWait(call.lane));
-      status = absl::ResourceExhaustedError(absl::StrCat(
-          status.message(), "; retry in about ", std::max<int64_t>(1, std::llround(wait)), " ms"));
+      status = OverloadError(absl::StrCat(status.message(), "; retry in about ",
+                                          std::max<int64_t>(1, std::llround(wait)), " ms"));
     }
   }
   Fail(call, status);

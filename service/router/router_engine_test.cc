@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "prometheus/registry.h"
+#include "service/overload.h"
 #include "service/testing/answers.h"
 #include "service/testing/fake_worker.h"
 
@@ -260,6 +261,7 @@ TEST_F(RouterEngineTest, AFullQueueSaysWhenToComeBack) {
   const PendingResult refused = Submit(*engine_, Call());
   ASSERT_TRUE(refused->given());
   EXPECT_TRUE(absl::IsResourceExhausted(refused->Get().status()));
+  EXPECT_TRUE(IsOverload(refused->Get().status()));
   EXPECT_THAT(refused->Get().status().message(), HasSubstr("retry in about"));
   EXPECT_EQ(metrics_->rejected_queue_full.Value(), 1);
   control_->Release();
@@ -272,6 +274,7 @@ TEST_F(RouterEngineTest, CallsBeyondTheSizeLimitAreRefused) {
   Start({.max_call_bytes = 23});
   const absl::Status status = Submit(*engine_, Call({1, 2, 3}))->Get().status();
   EXPECT_TRUE(absl::IsResourceExhausted(status));
+  EXPECT_FALSE(IsOverload(status));
   EXPECT_THAT(status.message(), HasSubstr("need 24 bytes, the limit is 23"));
 }
 

@@ -1,5 +1,7 @@
 #include "service/rpc/grpc_status.h"
 
+#include "service/overload.h"
+
 namespace attnd {
 namespace {
 
@@ -28,7 +30,7 @@ grpc::Status ToInferenceStatus(const absl::Status& status) {
 }
 
 absl::string_view InferenceReason(const absl::Status& status) {
-  if (absl::IsResourceExhausted(status)) return "overload";
+  if (IsOverload(status)) return "overload";
   if (absl::IsDeadlineExceeded(status)) return "deadline";
   return "";
 }

@@ -16,6 +16,7 @@ namespace attnd {
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // As stock clients of the Open Inference Protocol expect it: overload and lateness are UNAVAILABLE.
+// What will never fit stays RESOURCE_EXHAUSTED: to call again would not help.
 grpc::Status ToInferenceStatus(const absl::Status& status);
 
 // What ToInferenceStatus hides: "overload" or "deadline" for the trailer attnd-reason, else empty.

@@ -2,6 +2,7 @@
 
 #include <thread>
 
+#include "service/overload.h"
 #include "service/rpc/testing/rpc_fixture.h"
 
 namespace attnd {
@@ -346,7 +347,7 @@ TEST_F(InferenceServiceTest, SchedulingParametersReachTheEngine) {
 
 TEST_F(InferenceServiceTest, OverloadAndLatenessAreUnavailableWithAReason) {
   for (const auto& [failure, reason] : std::vector<std::pair<absl::Status, std::string>>{
-           {absl::ResourceExhaustedError("queue full"), "overload"},
+           {OverloadError("queue full"), "overload"},
            {absl::DeadlineExceededError("too late"), "deadline"}}) {
     engine_.FailWith(failure);
     grpc::ClientContext context;
@@ -359,6 +360,16 @@ TEST_F(InferenceServiceTest, OverloadAndLatenessAreUnavailableWithAReason) {
     ASSERT_NE(found, trailers.end());
     EXPECT_EQ(std::string(found->second.data(), found->second.size()), reason);
   }
+}
+
+TEST_F(InferenceServiceTest, WhatNeverFitsIsNoOverload) {
+  engine_.FailWith(absl::ResourceExhaustedError("needs 2 bytes, the limit is 1"));
+  grpc::ClientContext context;
+  inference::ModelInferResponse response;
+  const grpc::Status status =
+      inference_->ModelInfer(&context, RecurrenceCall().ToInference(), &response);
+  EXPECT_EQ(status.error_code(), StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(context.GetServerTrailingMetadata().count("attnd-reason"), 0u);
 }
 
 TEST_F(InferenceServiceTest, StatisticsCount) {

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "attnd/v1/operators.pb.h"
+#include "service/overload.h"
 #include "service/rpc/grpc_status.h"
 #include "service/rpc/wire_tensor.h"
 
@@ -139,9 +140,11 @@ TEST(WireMessageTest, CutsBetweenCharacters) {
 }
 
 TEST(GrpcStatusTest, StandardHidesOverload) {
-  const absl::Status overload = absl::ResourceExhaustedError("full");
+  const absl::Status overload = OverloadError("full");
   EXPECT_EQ(ToGrpcStatus(overload).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(ToInferenceStatus(overload).error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ToInferenceStatus(absl::ResourceExhaustedError("too large")).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(ToInferenceStatus(absl::DeadlineExceededError("")).error_code(),
             grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(ToInferenceStatus(absl::NotFoundError("")).error_code(), grpc::StatusCode::NOT_FOUND);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/primitives/cpu/primitives_cpu.h"
 #include "service/clock.h"
+#include "service/overload.h"
 
 namespace attnd {
 
@@ -55,9 +56,9 @@ void SequenceStore::Enter(absl::string_view op, absl::string_view id, bool start
   if (place == sequences_.end()) {
     if (start && sequences_.size() >= limits_.max_sequences) {
       lock.Release();
-      return ready(absl::ResourceExhaustedError(
-          absl::StrCat(Subject(op, id), ", but ", limits_.max_sequences,
-                       " sequences are kept already, the limit: end some, or wait")));
+      return ready(
+          OverloadError(absl::StrCat(Subject(op, id), ", but ", limits_.max_sequences,
+                                     " sequences are kept already, the limit: end some, or wait")));
     }
     auto sequence = std::make_shared<Sequence>();
     sequence->key = key;
@@ -74,8 +75,8 @@ void SequenceStore::Enter(absl::string_view op, absl::string_view id, bool start
   }
   if (sequence->waiting.size() >= limits_.max_waiting) {
     lock.Release();
-    return ready(absl::ResourceExhaustedError(absl::StrCat(
-        Subject(op, id), ", for which ", limits_.max_waiting, " calls wait already, the limit")));
+    return ready(OverloadError(absl::StrCat(Subject(op, id), ", for which ", limits_.max_waiting,
+                                            " calls wait already, the limit")));
   }
   sequence->waiting.push_back({start, std::move(ready)});
 }
@@ -129,10 +130,10 @@ absl::Status SequenceStore::Store(Sequence& sequence, const NamedTensors& states
   }
   absl::MutexLock lock(&mu_);
   if (bytes > sequence.bytes && bytes_ - sequence.bytes + bytes > limits_.max_bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(Subject(sequence.key.first, sequence.key.second), " with a state of ", bytes,
-                     " bytes, but the states of all sequences may have ", limits_.max_bytes,
-                     " bytes and have ", bytes_));
+    return OverloadError(absl::StrCat(Subject(sequence.key.first, sequence.key.second),
+                                      " with a state of ", bytes,
+                                      " bytes, but the states of all sequences may have ",
+                                      limits_.max_bytes, " bytes and have ", bytes_));
   }
   bytes_ += bytes - sequence.bytes;
   sequence.bytes = bytes;
