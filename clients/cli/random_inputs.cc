@@ -55,6 +55,7 @@ absl::StatusOr<client::Call> DrawCall(const RandomRequest& request) {
   options.dtype = *dtype;
   for (const auto& [name, value] : request.attributes) options.attributes.Set(name, value);
   for (const auto& [symbol, size] : request.dims) options.dims.Set(symbol, size);
+  if (absl::Status s = CheckRandomOptions(spec, options); !s.ok()) return s;
   RandomOptions usual = options;
   for (const auto& [symbol, size] : request.usual) {
     if (!usual.dims.contains(symbol) && HasSymbol(spec, symbol)) usual.dims.Set(symbol, size);

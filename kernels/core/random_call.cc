@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/primitives/cpu/primitives_cpu.h"
 
 namespace attnd {
@@ -336,6 +337,42 @@ int64_t RandomSource::Dim(absl::string_view symbol, int64_t value) {
   const int64_t* fixed = options_.dims.Find(symbol);
   dims_.Set(symbol, fixed != nullptr ? *fixed : value);
   return *dims_.Find(symbol);
+}
+
+absl::Status CheckRandomOptions(const OpSpec& spec, const RandomOptions& options) {
+  const auto fixable = [&spec](const std::string& name) {
+    return spec.FindAttribute(name) == nullptr &&
+           std::none_of(spec.derived().begin(), spec.derived().end(),
+                        [&name](const auto& derived) { return derived.symbol == name; });
+  };
+  // Names of axes and inputs, in order of declaration.
+  std::vector<std::string> symbols;
+  std::vector<std::string> inputs;
+  for (const Port& port : spec.inputs()) {
+    inputs.push_back(port.name);
+    for (const auto& shape : port.shapes) {
+      for (const Expression& axis : shape) {
+        for (const std::string& name : axis.Names()) {
+          if (fixable(name) && !Contains(symbols, name)) symbols.push_back(name);
+        }
+      }
+    }
+  }
+  const auto refuse = [&spec](absl::string_view name, absl::string_view as,
+                              const std::vector<std::string>& known) {
+    return absl::InvalidArgumentError(absl::StrCat(spec.id(), ": ", name, ": given as ", as,
+                                                   ", expected one of ",
+                                                   absl::StrJoin(known, ", ")));
+  };
+  for (const auto& [symbol, size] : options.dims) {
+    if (!Contains(symbols, symbol)) return refuse(symbol, "a size", symbols);
+  }
+  for (const auto* names : {&options.with, &options.without}) {
+    for (const std::string& name : *names) {
+      if (!Contains(inputs, name)) return refuse(name, "an input", inputs);
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<CallRequest> RandomCall(const Operator& op, const RandomOptions& options) {

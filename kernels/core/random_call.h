@@ -63,6 +63,11 @@ class RandomSource {
   Named<int64_t> dims_;
 };
 
+// OK if every size that the caller fixes is that of an axis, and everything in `with` and `without`
+// an input, of the operator. RandomCall passes over those that are not: options may serve many
+// operators.
+absl::Status CheckRandomOptions(const OpSpec& spec, const RandomOptions& options);
+
 // A request that Bind accepts; a function of the options alone (same seed, same bytes on every
 // machine). INVALID_ARGUMENT if the fixed sizes and attributes contradict the schema.
 absl::StatusOr<CallRequest> RandomCall(const Operator& op, const RandomOptions& options);

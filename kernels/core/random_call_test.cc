@@ -44,6 +44,27 @@ TEST(RandomCallTest, ContradictionsAreRefused) {
   EXPECT_EQ(request.status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(RandomCallTest, NamesThatTheOperatorDoesNotHaveAreTold) {
+  const OpSpec& gla = Find("gla").spec;
+  RandomOptions right;
+  right.dims.Set("T", 3);
+  right.dims.Set("M", 2);
+  right.with = {"cu_seqlens"};
+  right.without = {"g_v"};
+  EXPECT_TRUE(CheckRandomOptions(gla, right).ok());
+  for (const char* symbol : {"ZZ", "N", "HO", "scale"}) {
+    RandomOptions options;
+    options.dims.Set(symbol, 3);
+    const absl::Status status = CheckRandomOptions(gla, options);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << symbol;
+    EXPECT_NE(status.message().find("expected one of B, T, H, K"), absl::string_view::npos)
+        << status;
+  }
+  RandomOptions options;
+  options.with = {"o"};
+  EXPECT_EQ(CheckRandomOptions(gla, options).code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(RandomCallTest, LogDecaysAreNotPositive) {
   RandomOptions options;
   options.seed = BaseSeed();
