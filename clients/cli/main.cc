@@ -32,7 +32,7 @@ int Main(int argc, char** argv) {
   Session session;
   CLI::App app(
       "Attention operators of an attnd server: list, describe, evaluate, compare, measure.");
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);
   app.fallthrough();
   app.add_option("--address", session.address, "Server, host:port")
       // Not ATTND_ADDRESS, which is where a server listens.
@@ -50,7 +50,16 @@ int Main(int argc, char** argv) {
   app.add_subcommand("version", "Print the version")->callback([] {
     std::cout << "attndctl " ATTND_VERSION "\n";
   });
-  CLI11_PARSE(app, argc, argv);
+  // 0: done; 1: it failed; 2: it was asked for wrongly.
+  try {
+    app.parse(argc, argv);
+    if (app.get_subcommands().empty()) {
+      throw CLI::RequiredError(
+          "A command: list, describe, eval, compare, bench, health or version");
+    }
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
   return session.exit_status;
 }
 

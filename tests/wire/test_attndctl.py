@@ -142,10 +142,16 @@ def test_mistakes_end_with_a_reason(attndctl, tmp_path):
     assert "scale" in attndctl("eval", "gla", "--random", "--attr", "scale=wide", status=1)
     assert "expected one of scale" in attndctl("eval", "gla", "--random", "--attr", "skale=1", status=1)
     assert "type" in attndctl("eval", "gla", "--random", "--dtype", "int7", status=1)
+    for command in ("eval", "compare"):
+        assert "ZZ: given as a size" in attndctl(command, "gla", "--random", "--dim", "ZZ=3", status=1)
+    assert "nope: given as an input" in attndctl("eval", "gla", "--random", "--with", "nope", status=1)
     (tmp_path / "bad.npz").write_bytes(b"PK nothing")
     assert "bad.npz" in attndctl("eval", "gla", "--inputs", tmp_path / "bad.npz", status=1)
-    result = subprocess.run([server.binary().parent / "attndctl", "nonsense"], capture_output=True, text=True)
-    assert result.returncode != 0
+    # Asked for wrongly, nothing was tried.
+    assert "nonsense" in attndctl("nonsense", status=2)
+    assert "describe" in attndctl(status=2)
+    assert "op is required" in attndctl("eval", status=2)
+    assert "--timeout" in attndctl("list", "--timeout=-1", status=2)
     unreachable = subprocess.run(
         [server.binary().parent / "attndctl", "--address=localhost:1", "--timeout=0.5", "health"],
         capture_output=True, text=True,
