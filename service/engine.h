@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -90,9 +91,14 @@ class Engine {
   struct OpStatistics {
     uint64_t success_count = 0, success_ns = 0;
     uint64_t fail_count = 0, fail_ns = 0;
-    uint64_t queue_ns = 0, compute_ns = 0;
+    uint64_t queue_ns = 0;
+    uint64_t compute_ns = 0;       // Of every call, the time of the launch that it shared.
     uint64_t inference_count = 0;  // Calls.
     uint64_t execution_count = 0;  // Launches.
+    struct Launches {
+      uint64_t count = 0, compute_ns = 0;
+    };
+    std::map<size_t, Launches> launches;  // By how many calls shared one.
     absl::Time last_inference = absl::UnixEpoch();
   };
   virtual OpStatistics Statistics(absl::string_view op) const = 0;

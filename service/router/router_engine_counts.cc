@@ -103,6 +103,8 @@ Engine::OpStatistics RouterEngine::Statistics(absl::string_view op) const {
   statistics.inference_count = state.inference_count;
   statistics.execution_count = state.execution_count;
   statistics.last_inference = absl::FromUnixNanos(state.last_inference_ns);
+  absl::MutexLock lock(&state.mu);
+  statistics.launches = state.launches;
   return statistics;
 }
 

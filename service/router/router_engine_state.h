@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -28,12 +29,19 @@ struct RouterEngine::OpState {
   std::atomic<uint64_t> queue_ns{0}, compute_ns{0};
   std::atomic<uint64_t> inference_count{0}, execution_count{0};
   std::atomic<int64_t> last_inference_ns{0};  // Since the Unix epoch.
+  mutable absl::Mutex mu;
+  std::map<size_t, OpStatistics::Launches> launches ABSL_GUARDED_BY(mu);  // By their calls.
 
   void Launched(size_t calls, absl::Duration compute) {
     execution_count.fetch_add(1, std::memory_order_relaxed);
     inference_count.fetch_add(calls, std::memory_order_relaxed);
-    compute_ns.fetch_add(Nanoseconds(compute), std::memory_order_relaxed);
+    const uint64_t ns = Nanoseconds(compute);
+    compute_ns.fetch_add(ns * calls, std::memory_order_relaxed);
     last_inference_ns.store(absl::ToUnixNanos(absl::Now()), std::memory_order_relaxed);
+    absl::MutexLock lock(&mu);
+    OpStatistics::Launches& alike = launches[calls];
+    ++alike.count;
+    alike.compute_ns += ns;
   }
   void Answered(const QueuedCall& call, bool ok) {
     const uint64_t ns = Nanoseconds(MonotonicNow() - call.admitted);

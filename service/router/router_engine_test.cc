@@ -143,6 +143,12 @@ TEST_F(RouterEngineTest, WaitingCallsShareALaunchAndFreeSlotsNeverWait) {
   const Engine::OpStatistics statistics = engine_->Statistics(testing::kDouble);
   EXPECT_EQ(statistics.inference_count, 11);
   EXPECT_EQ(statistics.execution_count, 2);
+  ASSERT_EQ(statistics.launches.size(), 2u);
+  const auto& [alone, together] = std::pair(statistics.launches.at(1), statistics.launches.at(10));
+  EXPECT_EQ(alone.count, 1u);
+  EXPECT_EQ(together.count, 1u);
+  EXPECT_GT(together.compute_ns, 0u);
+  EXPECT_EQ(statistics.compute_ns, alone.compute_ns + 10 * together.compute_ns);
 }
 
 TEST_F(RouterEngineTest, CallsOfOtherSizesOrTypesDoNotShare) {

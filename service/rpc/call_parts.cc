@@ -15,19 +15,16 @@ absl::Time DeadlineOf(const grpc::ServerContextBase& context) {
   return absl::FromChrono(deadline);
 }
 
-absl::Status CheckWanted(const Operator& op, const CallRequest& request,
-                         const std::vector<std::string>& wanted) {
-  const std::string& id = op.spec.id();
+absl::Status CheckWantedNames(const OpSpec& spec, const std::vector<std::string>& wanted) {
+  const std::string& id = spec.id();
   if (absl::Status s = CheckCount(id, "outputs", static_cast<int64_t>(wanted.size()), kMaxOutputs);
       !s.ok()) {
     return s;
   }
-  bool conditional = false;
   for (size_t i = 0; i < wanted.size(); ++i) {
-    const Port* port = op.spec.FindOutput(wanted[i]);
-    if (port == nullptr) {
+    if (spec.FindOutput(wanted[i]) == nullptr) {
       const std::string known =
-          absl::StrJoin(op.spec.outputs(), ", ",
+          absl::StrJoin(spec.outputs(), ", ",
                         [](std::string* out, const Port& output) { out->append(output.name); });
       return Refusal(id, "outputs", absl::StrCat("'", Quoted(wanted[i]), "'"),
                      absl::StrCat("some of ", known));
@@ -36,14 +33,22 @@ absl::Status CheckWanted(const Operator& op, const CallRequest& request,
         wanted.begin() + static_cast<ptrdiff_t>(i)) {
       return Refusal(id, wanted[i], "twice in outputs", "each output once");
     }
-    conditional = conditional || port->condition.has_value();
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckWanted(const Operator& op, const CallRequest& request,
+                         const std::vector<std::string>& wanted) {
+  if (absl::Status s = CheckWantedNames(op.spec, wanted); !s.ok()) return s;
+  const bool conditional = std::any_of(wanted.begin(), wanted.end(), [&op](const auto& name) {
+    return op.spec.FindOutput(name)->condition.has_value();
+  });
   if (!conditional) return absl::OkStatus();
   const absl::StatusOr<BoundCall> bound = BindAndCheck(op, request);
   if (!bound.ok()) return bound.status();
   for (const std::string& name : wanted) {
     if (bound->FindOutput(name) == nullptr) {
-      return Refusal(id, name, "in outputs",
+      return Refusal(op.spec.id(), name, "in outputs",
                      absl::StrCat("only if ", op.spec.FindOutput(name)->condition->text()));
     }
   }

@@ -22,8 +22,11 @@ namespace attnd {
 // The client's deadline on the wall clock.
 absl::Time DeadlineOf(const grpc::ServerContextBase& context);
 
-// Checks the names of outputs that a client wants. Those that exist only under a condition are
-// checked against the call itself, so that a wrong wish is refused before anything runs.
+// Checks the names of outputs that a client wants.
+absl::Status CheckWantedNames(const OpSpec& spec, const std::vector<std::string>& wanted);
+
+// The same; and those that exist only under a condition are checked against the call itself, so
+// that a wrong wish is refused before anything runs.
 absl::Status CheckWanted(const Operator& op, const CallRequest& request,
                          const std::vector<std::string>& wanted);
 

@@ -218,6 +218,7 @@ v1::CallError EncodeError(const std::string& request_id, const absl::Status& sta
   error.set_request_id(request_id);
   error.set_code(static_cast<int32_t>(status.code()));
   error.set_message(WireMessage(status));
+  error.set_reason(ReasonOf(status));
   return error;
 }
 

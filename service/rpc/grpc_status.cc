@@ -1,5 +1,7 @@
 #include "service/rpc/grpc_status.h"
 
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
 #include "service/overload.h"
 
 namespace attnd {
@@ -7,6 +9,9 @@ namespace {
 
 // Clients accept 8 KiB of trailers, and a byte outside ASCII takes three there.
 constexpr size_t kMaxMessage = 2048;
+
+// Of the payload that carries a reason.
+constexpr absl::string_view kReasonUrl = "attnd.v1/reason";
 
 }  // namespace
 
@@ -27,6 +32,19 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
 grpc::Status ToInferenceStatus(const absl::Status& status) {
   if (InferenceReason(status).empty()) return ToGrpcStatus(status);
   return grpc::Status(grpc::StatusCode::UNAVAILABLE, WireMessage(status));
+}
+
+absl::Status AnswerTooLarge(absl::string_view op, size_t bytes, int64_t limit) {
+  absl::Status status = absl::ResourceExhaustedError(
+      absl::StrCat(op, ": outputs: the answer has ", bytes, " bytes, the limit is ", limit,
+                   ": use EvaluateStream, or ask for fewer outputs"));
+  status.SetPayload(kReasonUrl, absl::Cord(kAnswerTooLarge));
+  return status;
+}
+
+std::string ReasonOf(const absl::Status& status) {
+  const auto reason = status.GetPayload(kReasonUrl);
+  return reason ? std::string(*reason) : "";
 }
 
 absl::string_view InferenceReason(const absl::Status& status) {

@@ -238,7 +238,7 @@ absl::StatusOr<InferCall> DecodeInfer(const Registry& registry,
     }
     call.wanted.push_back(output.name());
   }
-  if (absl::Status s = CheckWanted(**op, call.call.request, call.wanted); !s.ok()) return s;
+  if (absl::Status s = CheckWantedNames((*op)->spec, call.wanted); !s.ok()) return s;
   return call;
 }
 

@@ -36,6 +36,8 @@ struct SequenceStep {
 struct InferCall {
   const Operator* op = nullptr;
   EngineCall call;  // The deadline is what `timeout` allows; cancellation is the handler's to set.
+  // Outputs that this call does not have, for want of an attribute, are left out of the answer:
+  // stock clients ask for whatever ModelMetadata lists.
   std::vector<std::string> wanted;
   std::string model_name;
   std::string id;

@@ -153,6 +153,10 @@ class InferenceService final : public Base {
   // One call, from a message to a ModelInferResponse.
   void Run(std::shared_ptr<const inference::ModelInferRequest> message, absl::Time deadline,
            const std::shared_ptr<CancelToken>& cancel, bool streamed, Answered answered);
+  // The answer to a call that the engine has evaluated; INVALID_ARGUMENT if no message may have its
+  // size.
+  absl::StatusOr<MessageBuilder> Encode(const InferCall& call, const EngineResult& result,
+                                        bool streamed) const;
   // Within its sequence: the state before goes in, the state after is kept.
   void RunStep(InferCall call, bool streamed, SequenceStore::Turn turn, Answered answered);
   void RunInStream(ByteBuffer& bytes, absl::Time deadline, bool end_on_error,
@@ -233,14 +237,28 @@ grpc::ServerUnaryReactor* InferenceService::RepositoryModelUnload(
   return Answer(context, status);
 }
 
-// The answer to a call that the engine has evaluated.
-absl::StatusOr<MessageBuilder> Encode(const InferCall& call, const EngineResult& result,
-                                      bool streamed) {
+absl::StatusOr<MessageBuilder> InferenceService::Encode(const InferCall& call,
+                                                        const EngineResult& result,
+                                                        bool streamed) const {
   return Guarded([&]() -> absl::StatusOr<MessageBuilder> {
-    const absl::StatusOr<NamedTensors> outputs =
-        SelectOutputs(call.op->spec.id(), result.evaluation, call.wanted);
+    std::vector<std::string> wanted;
+    for (const std::string& name : call.wanted) {
+      const bool conditional = call.op->spec.FindOutput(name)->condition.has_value();
+      if (!conditional || result.evaluation.outputs.contains(name)) wanted.push_back(name);
+    }
+    absl::StatusOr<NamedTensors> outputs = NamedTensors();
+    if (call.wanted.empty() || !wanted.empty()) {
+      outputs = SelectOutputs(call.op->spec.id(), result.evaluation, wanted);
+    }
     if (!outputs.ok()) return outputs.status();
-    return EncodeInfer(call, result, *outputs, streamed);
+    MessageBuilder answer = EncodeInfer(call, result, *outputs, streamed);
+    const size_t size = answer.size() + kEnvelopeBytes;
+    if (static_cast<int64_t>(size) <= limits_.max_message_bytes) return answer;
+    // Another try would give the same: no overload, but a call that asks for too much.
+    return absl::InvalidArgumentError(
+        absl::StrCat(call.op->spec.id(), ": outputs: given an answer of ", size,
+                     " bytes, expected at most ", limits_.max_message_bytes,
+                     ": ask for fewer outputs, or use attnd.v1.Operators.EvaluateStream"));
   });
 }
 
@@ -281,7 +299,7 @@ void InferenceService::Run(std::shared_ptr<const inference::ModelInferRequest> m
   }
   EngineCall engine_call = std::move(call.call);
   engine_.Evaluate(std::move(engine_call),
-                   [call = std::move(call), streamed,
+                   [this, call = std::move(call), streamed,
                     answered = std::move(answered)](absl::StatusOr<EngineResult> result) mutable {
                      if (!result.ok()) return answered(result.status());
                      answered(Encode(call, *result, streamed));
@@ -293,7 +311,7 @@ void InferenceService::RunStep(InferCall call, bool streamed, SequenceStore::Tur
   EngineCall engine_call = std::move(call.call);
   for (const auto& [name, state] : turn.states()) engine_call.request.inputs.Set(name, state);
   engine_.Evaluate(std::move(engine_call),
-                   [call = std::move(call), streamed, turn = std::move(turn),
+                   [this, call = std::move(call), streamed, turn = std::move(turn),
                     answered = std::move(answered)](absl::StatusOr<EngineResult> result) mutable {
                      if (!result.ok()) return answered(result.status());
                      absl::StatusOr<MessageBuilder> answer = Encode(call, *result, streamed);
@@ -325,18 +343,10 @@ grpc::ServerUnaryReactor* InferenceService::ModelInfer(CallbackServerContext* co
   }
   const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
   Run(*std::move(message), DeadlineOf(*context), call->cancel(), /*streamed=*/false,
-      [call, context, response,
-       limit = limits_.max_message_bytes](absl::StatusOr<MessageBuilder> answer) {
-        absl::Status status = answer.status();
-        if (status.ok() && static_cast<int64_t>(answer->size()) > limit) {
-          status = absl::InvalidArgumentError(
-              absl::StrCat("ModelInfer: outputs: given an answer of ", answer->size(),
-                           " bytes, expected at most ", limit,
-                           ": ask for fewer outputs, or use attnd.v1.Operators.EvaluateStream"));
-        }
-        if (status.ok()) *response = answer->Build();
-        AddReason(*context, status);
-        call->Finish(ToInferenceStatus(status));
+      [call, context, response](absl::StatusOr<MessageBuilder> answer) {
+        if (answer.ok()) *response = answer->Build();
+        AddReason(*context, answer.status());
+        call->Finish(ToInferenceStatus(answer.status()));
       });
   return call.get();
 }

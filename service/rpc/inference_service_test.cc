@@ -322,6 +322,24 @@ TEST_F(InferenceServiceTest, RequestedOutputsComeInTheOrderAsked) {
   EXPECT_EQ(response.raw_output_contents(1).size(), 96u);
 }
 
+// Stock clients ask for all that the metadata lists.
+TEST_F(InferenceServiceTest, OutputsThatACallDoesNotHaveAreLeftOut) {
+  TestCall call = RecurrenceCall();
+  call.outputs = {"lse", "o"};
+  inference::ModelInferResponse response;
+  ASSERT_TRUE(Infer(call.ToInference(), &response).ok());
+  ASSERT_EQ(response.outputs_size(), 1);
+  EXPECT_EQ(response.outputs(0).name(), "o");
+  EXPECT_EQ(response.raw_output_contents_size(), 1);
+  call.outputs = {"lse"};
+  ASSERT_TRUE(Infer(call.ToInference(), &response).ok());
+  EXPECT_EQ(response.outputs_size(), 0);
+  call.attributes["return_lse"] = true;
+  ASSERT_TRUE(Infer(call.ToInference(), &response).ok());
+  ASSERT_EQ(response.outputs_size(), 1);
+  EXPECT_EQ(response.outputs(0).name(), "lse");
+}
+
 TEST_F(InferenceServiceTest, SchedulingParametersReachTheEngine) {
   engine_.Hold(true);
   inference::ModelInferRequest request = RecurrenceCall().ToInference();
@@ -386,6 +404,10 @@ TEST_F(InferenceServiceTest, StatisticsCount) {
   EXPECT_EQ(response.model_stats(0).inference_count(), 1u);
   EXPECT_EQ(response.model_stats(0).inference_stats().success().count(), 1u);
   EXPECT_EQ(response.model_stats(0).inference_stats().success().ns(), 1000u);
+  ASSERT_EQ(response.model_stats(0).batch_stats_size(), 1);
+  EXPECT_EQ(response.model_stats(0).batch_stats(0).batch_size(), 1u);
+  EXPECT_EQ(response.model_stats(0).batch_stats(0).compute_infer().count(), 1u);
+  EXPECT_EQ(response.model_stats(0).batch_stats(0).compute_infer().ns(), 700u);
   {
     grpc::ClientContext context;
     ASSERT_TRUE(inference_->ModelStatistics(&context, {}, &response).ok());

@@ -318,9 +318,6 @@ std::vector<Mistake> RecurrenceMistakes() {
       {"input as output", Outputs({"q"}), {"outputs: given 'q'"}},
       {"output without a name", Outputs({""}), {"outputs: given ''"}},
       {"output twice", Outputs({"o", "o"}), {"o: given twice"}},
-      {"conditional output without its condition",
-       Outputs({"o", "lse"}),
-       {"lse: given in outputs", "return_lse"}},
       {"too many outputs",
        Outputs(std::vector<std::string>(33, "o")),
        {"outputs: given 33", "at most 32"}},
@@ -382,6 +379,12 @@ v1::AttributeValue& At(v1::EvaluateRequest& r, const char* name) {
 std::vector<NativeMistake> NativeMistakes() {
   using R = v1::EvaluateRequest;
   return {
+      {"conditional output without its condition",
+       [](R& r) {
+         r.add_outputs("o");
+         r.add_outputs("lse");
+       },
+       {"lse: given in outputs", "return_lse"}},
       {"no dtype", [](R& r) { In(r, "q").clear_dtype(); }, {"q: given dtype 0", "FLOAT32"}},
       {"dtype from the future",
        [](R& r) { In(r, "q").set_dtype(static_cast<v1::DataType>(99)); },

@@ -130,6 +130,13 @@ inference::ModelStatistics DescribeStatistics(const std::string& name,
   FillDuration(count, 0, infer.mutable_compute_input());
   FillDuration(count, statistics.compute_ns, infer.mutable_compute_infer());
   FillDuration(count, 0, infer.mutable_compute_output());
+  for (const auto& [size, launches] : statistics.launches) {
+    inference::InferBatchStatistics& batch = *wire.add_batch_stats();
+    batch.set_batch_size(size);
+    FillDuration(launches.count, 0, batch.mutable_compute_input());
+    FillDuration(launches.count, launches.compute_ns, batch.mutable_compute_infer());
+    FillDuration(launches.count, 0, batch.mutable_compute_output());
+  }
   return wire;
 }
 

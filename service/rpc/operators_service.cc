@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "attnd/v1/operators.grpc.pb.h"
+#include "kernels/core/random_call.h"
 #include "service/rpc/call_parts.h"
 #include "service/rpc/call_stream.h"
 #include "service/rpc/codec.h"
@@ -99,19 +100,23 @@ void OperatorsService::Run(std::shared_ptr<const v1::EvaluateRequest> message, a
   EngineCall call = std::move(decoded->call);
   call.deadline = deadline;
   call.cancel = cancel;
-  engine_.Evaluate(std::move(call),
-                   [answered = std::move(answered), wanted = std::move(decoded->wanted),
-                    request_id = std::move(decoded->request_id), op = decoded->op,
-                    begin](absl::StatusOr<EngineResult> result) mutable {
-                     if (!result.ok()) return answered(result.status());
-                     answered(Guarded([&]() -> absl::StatusOr<MessageBuilder> {
-                       const absl::StatusOr<NamedTensors> outputs =
-                           SelectOutputs(op->spec.id(), result->evaluation, wanted);
-                       if (!outputs.ok()) return outputs.status();
-                       return EncodeResponse(*result, *outputs, request_id, absl::Now() - begin,
-                                             Payload::kWithBytes);
-                     }));
-                   });
+  engine_.Evaluate(
+      std::move(call),
+      [answered = std::move(answered), wanted = std::move(decoded->wanted),
+       request_id = std::move(decoded->request_id), op = decoded->op, begin,
+       limit = limits_.max_message_bytes](absl::StatusOr<EngineResult> result) mutable {
+        if (!result.ok()) return answered(result.status());
+        answered(Guarded([&]() -> absl::StatusOr<MessageBuilder> {
+          const absl::StatusOr<NamedTensors> outputs =
+              SelectOutputs(op->spec.id(), result->evaluation, wanted);
+          if (!outputs.ok()) return outputs.status();
+          MessageBuilder answer = EncodeResponse(*result, *outputs, request_id, absl::Now() - begin,
+                                                 Payload::kWithBytes);
+          const size_t size = answer.size() + kEnvelopeBytes;
+          if (static_cast<int64_t>(size) <= limit) return answer;
+          return AnswerTooLarge(op->spec.id(), size, limit);
+        }));
+      });
 }
 
 grpc::ServerUnaryReactor* OperatorsService::Evaluate(CallbackServerContext* context,
@@ -125,15 +130,11 @@ grpc::ServerUnaryReactor* OperatorsService::Evaluate(CallbackServerContext* cont
   }
   const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
   Run(*std::move(message), DeadlineOf(*context), call->cancel(),
-      [call, response, limit = limits_.max_message_bytes](absl::StatusOr<MessageBuilder> answer) {
-        absl::Status status = answer.status();
-        if (status.ok() && static_cast<int64_t>(answer->size()) > limit) {
-          status = absl::ResourceExhaustedError(
-              absl::StrCat("Evaluate: the answer has ", answer->size(), " bytes, the limit is ",
-                           limit, ": use EvaluateStream, or ask for fewer outputs"));
-        }
-        if (status.ok()) *response = answer->Build();
-        call->Finish(ToGrpcStatus(status));
+      [call, context, response](absl::StatusOr<MessageBuilder> answer) {
+        if (answer.ok()) *response = answer->Build();
+        const std::string reason = ReasonOf(answer.status());
+        if (!reason.empty()) context->AddTrailingMetadata("attnd-reason", reason);
+        call->Finish(ToGrpcStatus(answer.status()));
       });
   return call.get();
 }
@@ -192,6 +193,11 @@ grpc::ServerUnaryReactor* OperatorsService::Compare(CallbackServerContext* conte
     auto random =
         DecodeRandom(**message, limits_.max_call_bytes / static_cast<int64_t>(sizeof(float)));
     if (!random.ok()) return random.status();
+    if (random->has_value()) {
+      RandomOptions options;
+      options.dims = (*random)->dims;
+      if (absl::Status s = CheckRandomOptions(call->op->spec, options); !s.ok()) return s;
+    }
     return Decoded{*std::move(call), *std::move(random)};
   });
   if (!decoded.ok()) {

@@ -358,5 +358,80 @@ TEST_F(OperatorsServiceTest, CompareRefusesWhatCannotBe) {
   EXPECT_EQ(code(request), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
+// A call whose answer is larger than its request: many sequences, and one token in all of them.
+TestCall ManyStates(int32_t sequences) {
+  TestCall call = RecurrenceCall(1);
+  std::vector<int32_t> offsets(static_cast<size_t>(sequences) + 1, 0);
+  offsets.back() = 1;
+  call.inputs["cu_seqlens"] = Values(std::vector<int64_t>{sequences + 1}, offsets);
+  return call;
+}
+
+class SmallMessagesTest : public RpcFixture {
+ protected:
+  SmallMessagesTest() : RpcFixture({.max_message_bytes = 4096}) {}
+};
+
+TEST_F(SmallMessagesTest, AnswersThatAreTooLargeSaySo) {
+  grpc::ClientContext context;
+  v1::EvaluateResponse response;
+  const grpc::Status status = operators_->Evaluate(&context, ManyStates(200).ToNative(), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("EvaluateStream"));
+  const auto& trailers = context.GetServerTrailingMetadata();
+  const auto reason = trailers.find("attnd-reason");
+  ASSERT_NE(reason, trailers.end());
+  EXPECT_EQ(reason->second, "answer-too-large");
+}
+
+TEST_F(SmallMessagesTest, ABatchGoesOnAfterAnAnswerThatIsTooLarge) {
+  grpc::ClientContext context;
+  auto stream = operators_->EvaluateBatch(&context);
+  for (const int32_t sequences : {200, 2}) {
+    v1::EvaluateRequest request = ManyStates(sequences).ToNative();
+    request.set_request_id(absl::StrCat(sequences));
+    ASSERT_TRUE(stream->Write(request));
+  }
+  stream->WritesDone();
+  v1::BatchResponse large;
+  v1::BatchResponse small;
+  ASSERT_TRUE(stream->Read(&large));
+  ASSERT_TRUE(stream->Read(&small));
+  if (large.has_response()) std::swap(large, small);
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(large.error().request_id(), "200");
+  EXPECT_EQ(large.error().code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(large.error().reason(), "answer-too-large");
+  EXPECT_EQ(small.response().request_id(), "2");
+}
+
+TEST_F(SmallMessagesTest, AStreamOfInferencesGoesOnAfterAnAnswerThatIsTooLarge) {
+  grpc::ClientContext context;
+  auto stream = inference_->ModelStreamInfer(&context);
+  for (const int32_t sequences : {200, 2}) {
+    ASSERT_TRUE(stream->Write(ManyStates(sequences).ToInference()));
+  }
+  stream->WritesDone();
+  inference::ModelStreamInferResponse answer;
+  ASSERT_TRUE(stream->Read(&answer));
+  EXPECT_THAT(answer.error_message(), HasSubstr("fewer outputs"));
+  ASSERT_TRUE(stream->Read(&answer));
+  EXPECT_EQ(answer.error_message(), "");
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(SmallMessagesTest, AStepWhoseAnswerIsTooLargeHasNotHappened) {
+  const auto step = [&](int32_t sequences, bool start, inference::ModelInferResponse& response) {
+    inference::ModelInferRequest request = ManyStates(sequences).ToInference();
+    (*request.mutable_parameters())["sequence_id"].set_int64_param(7);
+    (*request.mutable_parameters())["sequence_start"].set_bool_param(start);
+    return Infer(request, &response);
+  };
+  inference::ModelInferResponse response;
+  EXPECT_EQ(step(200, true, response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  // It did not begin.
+  EXPECT_THAT(step(2, false, response).error_message(), HasSubstr("sequence_start"));
+}
+
 }  // namespace
 }  // namespace attnd

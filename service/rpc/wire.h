@@ -42,6 +42,9 @@ absl::StatusOr<std::shared_ptr<const Message>> ParseMessage(grpc::ByteBuffer& bu
   return std::shared_ptr<const Message>(holder, holder->message);
 }
 
+// Most that a message grows by as the only field of another, which is how streams carry answers.
+inline constexpr size_t kEnvelopeBytes = 6;
+
 // Builds the bytes of one message, field by field in any order (protobuf merges what is appended).
 class MessageBuilder {
  public:

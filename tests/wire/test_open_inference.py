@@ -122,6 +122,12 @@ def test_statistics_count_calls(triton, random):
     refused(lambda: infer(triton, "retention", qkv(random), {"scale": "wide"}))
     assert count()[0] == successes + 3
     assert count()[1] == failures + 1
+    (model,) = triton.get_inference_statistics("retention").model_stats
+    assert sum(batch.batch_size * batch.compute_infer.count for batch in model.batch_stats) == model.inference_count
+    assert sum(batch.compute_infer.count for batch in model.batch_stats) == model.execution_count
+    assert sum(batch.batch_size * batch.compute_infer.ns for batch in model.batch_stats) == (
+        model.inference_stats.compute_infer.ns
+    )
 
 
 def test_shared_memory_is_not_offered(triton):
@@ -153,6 +159,15 @@ def test_wanted_outputs(triton, random):
     assert set(arrays(triton.infer("gla", wire(inputs), outputs=wanted))) == {"final_state"}
     wanted = [triton_grpc.InferRequestedOutput("p")]
     assert "p" in refused(lambda: triton.infer("gla", wire(inputs), outputs=wanted))
+
+
+def test_every_output_of_the_metadata_may_be_wanted(triton, random):
+    """As load generators do; those that a call does not have are left out."""
+    listed = [port.name for port in triton.get_model_metadata("softmax_attention").outputs]
+    assert {"o", "lse"} <= set(listed)
+    wanted = [triton_grpc.InferRequestedOutput(name) for name in listed]
+    assert set(infer(triton, "softmax_attention", qkv(random), outputs=wanted)) == {"o"}
+    assert set(infer(triton, "softmax_attention", qkv(random), {"return_lse": True}, outputs=wanted)) == {"o", "lse"}
 
 
 def test_typed_contents_equal_raw_ones(stub, random):
@@ -292,6 +307,17 @@ def test_streams_answer_every_request_and_survive_errors(triton, answers, random
     assert set(good) == {"0", "2"}
     assert len(bad) == 1 and "nonsense" in bad[0]
     np.testing.assert_array_equal(good["0"], infer(triton, "softmax_attention", inputs)["o"])
+
+
+def test_streams_survive_answers_that_no_message_can_hold(triton, answers):
+    q = np.ones((2, 1, 10, 1024), np.float32)  # 80 MiB of states
+    large = {"q": q, "k": q, "v": q, "g": np.zeros(q.shape[:3], np.float32)}
+    for index, outputs in enumerate([None, [triton_grpc.InferRequestedOutput("o")]]):
+        triton.async_stream_infer("gla", wire(large), request_id=str(index), outputs=outputs)
+    result, error = answers.get(timeout=60)
+    assert result is None and "fewer outputs" in error.message()
+    result, error = answers.get(timeout=60)
+    assert error is None and result.as_numpy("o").shape == q.shape
 
 
 def gated(random, tokens):
