@@ -40,6 +40,14 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, const Opt
       arguments);
 }
 
+// What a server says of a call whose answer only a stream can carry: see operators.proto,
+// CallError.reason.
+bool AnswerTooLarge(const grpc::ClientContext& context) {
+  const auto& trailers = context.GetServerTrailingMetadata();
+  const auto reason = trailers.find("attnd-reason");
+  return reason != trailers.end() && reason->second == "answer-too-large";
+}
+
 }  // namespace
 
 class Client::Connection {
@@ -63,6 +71,20 @@ class Client::Connection {
   }
 
   std::shared_ptr<grpc::ClientContext> Context(absl::Duration timeout) {
+    if (timeout == absl::ZeroDuration()) timeout = options_.timeout;
+    auto context = Context();
+    if (timeout != absl::InfiniteDuration()) {
+      context->set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+    }
+    return context;
+  }
+  // With the deadline of another.
+  std::shared_ptr<grpc::ClientContext> Context(const grpc::ClientContext& other) {
+    auto context = Context();
+    context->set_deadline(other.deadline());
+    return context;
+  }
+  std::shared_ptr<grpc::ClientContext> Context() {
     {
       absl::MutexLock lock(&mutex_);
       ++contexts_;
@@ -73,10 +95,6 @@ class Client::Connection {
                                                    absl::MutexLock lock(&mutex_);
                                                    --contexts_;
                                                  });
-    if (timeout == absl::ZeroDuration()) timeout = options_.timeout;
-    if (timeout != absl::InfiniteDuration()) {
-      context->set_deadline(absl::ToChronoTime(absl::Now() + timeout));
-    }
     for (const auto& [key, value] : options_.metadata) context->AddMetadata(key, value);
     return context;
   }
@@ -84,11 +102,55 @@ class Client::Connection {
   // A call of one message each way.
   template <typename Response, typename Request, typename Method>
   absl::StatusOr<Response> Unary(Method method, const Request& request, absl::Duration timeout) {
+    return Unary<Response>(method, request, *Context(timeout));
+  }
+  template <typename Response, typename Request, typename Method>
+  absl::StatusOr<Response> Unary(Method method, const Request& request,
+                                 grpc::ClientContext& context) {
     Response response;
-    const auto context = Context(timeout);
-    const grpc::Status status = (stub_.get()->*method)(context.get(), request, &response);
+    const grpc::Status status = (stub_.get()->*method)(&context, request, &response);
     if (!status.ok()) return FromGrpc(status);
     return response;
+  }
+
+  // Which calls need a stream: those with large inputs, and those whose like had too large an
+  // answer.
+  bool NeedsStream(const Call& call) {
+    const int64_t bytes = InputBytes(call);
+    if (bytes >= options_.stream_from_bytes) return true;
+    absl::MutexLock lock(&mutex_);
+    const auto learnt = streamed_from_.find(call.op);
+    return learnt != streamed_from_.end() && bytes >= learnt->second;
+  }
+  void AnswerWasTooLarge(const v1::EvaluateRequest& request) {
+    int64_t bytes = 0;
+    for (const auto& [name, tensor] : request.inputs()) {
+      bytes += static_cast<int64_t>(tensor.data().size());
+    }
+    absl::MutexLock lock(&mutex_);
+    const auto [learnt, first] = streamed_from_.emplace(request.op(), bytes);
+    learnt->second = std::min(learnt->second, bytes);
+  }
+
+  void Stream(v1::EvaluateRequest request, std::shared_ptr<grpc::ClientContext> context,
+              Done done) {
+    auto writer = std::make_shared<ChunkWriter>(std::move(request));
+    auto reader = std::make_shared<ChunkReader>();
+    Exchange<v1::EvaluateChunk, v1::EvaluateChunk>::Start(
+        std::move(context),
+        {.next = [writer](v1::EvaluateChunk& chunk) { return writer->Next(chunk); },
+         .take = [reader](v1::EvaluateChunk& chunk) { return reader->Take(chunk); },
+         .done =
+             [reader, done = std::move(done)](absl::Status status) mutable {
+               if (status.ok()) {
+                 done(reader->Finish());
+               } else {
+                 done(std::move(status));
+               }
+             }},
+        [this](grpc::ClientContext* context, auto* reactor) {
+          stub_->async()->EvaluateStream(context, reactor);
+        });
   }
 
  private:
@@ -97,6 +159,7 @@ class Client::Connection {
   const std::unique_ptr<v1::Operators::Stub> stub_;
   absl::Mutex mutex_;
   int contexts_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<std::string, int64_t> streamed_from_ ABSL_GUARDED_BY(mutex_);  // By operator.
 };
 
 Client::Client(std::shared_ptr<Connection> connection) : connection_(std::move(connection)) {}
@@ -127,57 +190,51 @@ absl::StatusOr<v1::OperatorDescription> Client::Describe(const std::string& op) 
 }
 
 absl::StatusOr<Result> Client::Evaluate(Call call) const {
-  if (InputBytes(call) >= connection_->options().stream_from_bytes) {
-    return EvaluateAsync(std::move(call)).get();
-  }
-  const absl::Duration timeout = call.timeout;
-  auto response = connection_->Unary<v1::EvaluateResponse>(&v1::Operators::Stub::Evaluate,
-                                                           ToRequest(std::move(call)), timeout);
-  if (!response.ok()) return response.status();
-  return FromResponse(*response);
+  if (connection_->NeedsStream(call)) return EvaluateAsync(std::move(call)).get();
+  const auto context = connection_->Context(call.timeout);
+  v1::EvaluateRequest request = ToRequest(std::move(call));
+  auto response =
+      connection_->Unary<v1::EvaluateResponse>(&v1::Operators::Stub::Evaluate, request, *context);
+  if (response.ok()) return FromResponse(*response);
+  if (!AnswerTooLarge(*context)) return response.status();
+  connection_->AnswerWasTooLarge(request);
+  auto promise = std::make_shared<std::promise<absl::StatusOr<Result>>>();
+  auto future = promise->get_future();
+  connection_->Stream(
+      std::move(request), connection_->Context(*context),
+      [promise](absl::StatusOr<Result> result) { promise->set_value(std::move(result)); });
+  return future.get();
 }
 
 void Client::EvaluateAsync(Call call, Done done) const {
   auto context = connection_->Context(call.timeout);
-  if (InputBytes(call) < connection_->options().stream_from_bytes) {
-    struct Pending {
-      std::shared_ptr<grpc::ClientContext> context;
-      v1::EvaluateRequest request;
-      v1::EvaluateResponse response;
-      Done done;
-    };
-    auto pending = std::make_shared<Pending>();
-    pending->context = std::move(context);
-    pending->request = ToRequest(std::move(call));
-    pending->done = std::move(done);
-    connection_->stub().async()->Evaluate(pending->context.get(), &pending->request,
-                                          &pending->response,
-                                          [pending](const grpc::Status& status) {
-                                            if (status.ok()) {
-                                              pending->done(FromResponse(pending->response));
-                                            } else {
-                                              pending->done(FromGrpc(status));
-                                            }
-                                          });
-    return;
-  }
-  auto writer = std::make_shared<ChunkWriter>(std::move(call));
-  auto reader = std::make_shared<ChunkReader>();
-  Exchange<v1::EvaluateChunk, v1::EvaluateChunk>::Start(
-      std::move(context),
-      {.next = [writer](v1::EvaluateChunk& chunk) { return writer->Next(chunk); },
-       .take = [reader](v1::EvaluateChunk& chunk) { return reader->Take(chunk); },
-       .done =
-           [reader, done = std::move(done)](absl::Status status) mutable {
-             if (status.ok()) {
-               done(reader->Finish());
-             } else {
-               done(std::move(status));
-             }
-           }},
-      [this](grpc::ClientContext* context, auto* reactor) {
-        connection_->stub().async()->EvaluateStream(context, reactor);
-      });
+  const bool streamed = connection_->NeedsStream(call);
+  v1::EvaluateRequest request = ToRequest(std::move(call));
+  if (streamed) return connection_->Stream(std::move(request), std::move(context), std::move(done));
+  struct Pending {
+    Connection* connection;  // Lives as long as the context does.
+    std::shared_ptr<grpc::ClientContext> context;
+    v1::EvaluateRequest request;
+    v1::EvaluateResponse response;
+    Done done;
+  };
+  auto pending = std::make_shared<Pending>();
+  pending->connection = connection_.get();
+  pending->context = std::move(context);
+  pending->request = std::move(request);
+  pending->done = std::move(done);
+  connection_->stub().async()->Evaluate(pending->context.get(), &pending->request,
+                                        &pending->response, [pending](const grpc::Status& status) {
+                                          if (status.ok())
+                                            return pending->done(FromResponse(pending->response));
+                                          if (!AnswerTooLarge(*pending->context))
+                                            return pending->done(FromGrpc(status));
+                                          pending->connection->AnswerWasTooLarge(pending->request);
+                                          pending->connection->Stream(
+                                              std::move(pending->request),
+                                              pending->connection->Context(*pending->context),
+                                              std::move(pending->done));
+                                        });
 }
 
 std::future<absl::StatusOr<Result>> Client::EvaluateAsync(Call call) const {
@@ -191,6 +248,13 @@ std::future<absl::StatusOr<Result>> Client::EvaluateAsync(Call call) const {
 
 std::vector<absl::StatusOr<Result>> Client::EvaluateBatch(std::vector<Call> calls,
                                                           absl::Duration timeout) const {
+  // What no message can hold goes beside the batch.
+  std::map<size_t, std::future<absl::StatusOr<Result>>> apart;
+  for (size_t i = 0; i < calls.size(); ++i) {
+    if (!connection_->NeedsStream(calls[i])) continue;
+    calls[i].timeout = timeout;
+    apart[i] = EvaluateAsync(std::move(calls[i]));
+  }
   // Requests are named by their index; what nobody answers gets the status of the stream.
   std::vector<absl::StatusOr<Result>> results(calls.size(), absl::UnknownError(""));
   std::vector<bool> answered(calls.size(), false);
@@ -200,6 +264,7 @@ std::vector<absl::StatusOr<Result>> Client::EvaluateBatch(std::vector<Call> call
       connection_->Context(timeout),
       {.next =
            [&](v1::EvaluateRequest& request) {
+             while (apart.contains(written)) ++written;
              if (written == calls.size()) return false;
              request = ToRequest(std::move(calls[written]));
              request.set_request_id(absl::StrCat(written++));
@@ -230,7 +295,12 @@ std::vector<absl::StatusOr<Result>> Client::EvaluateBatch(std::vector<Call> call
   absl::Status status = ended->get_future().get();
   if (status.ok()) status = absl::InternalError("the stream ended without an answer to this call");
   for (size_t i = 0; i < results.size(); ++i) {
-    if (!answered[i]) results[i] = status;
+    const auto streamed = apart.find(i);
+    if (streamed != apart.end()) {
+      results[i] = streamed->second.get();
+    } else if (!answered[i]) {
+      results[i] = status;
+    }
   }
   return results;
 }

@@ -29,6 +29,10 @@ class Echo final : public v1::Operators::Service {
     if (request->op() == "refuse") {
       return {grpc::StatusCode::INVALID_ARGUMENT, "refuse: q: given one, expected another"};
     }
+    if (request->op() == "grows") {
+      context->AddTrailingMetadata("attnd-reason", "answer-too-large");
+      return {grpc::StatusCode::RESOURCE_EXHAUSTED, "use EvaluateStream"};
+    }
     if (request->op() == "flaky" && unary < 3) return {grpc::StatusCode::UNAVAILABLE, "draining"};
     Answer(*request, *response);
     if (request->op() == "short") response->mutable_outputs()->at("q").mutable_data()->pop_back();
@@ -166,6 +170,22 @@ TEST_F(ClientTest, LargeCallsAreStreamed) {
   EXPECT_EQ(service_.unary, 0);
 }
 
+TEST_F(ClientTest, CallsWhoseAnswerIsTooLargeAreRepeatedAsAStream) {
+  const Client client = Connect();
+  ExpectEcho(client.Evaluate(MakeCall("grows")));
+  EXPECT_EQ(service_.unary, 1);
+  EXPECT_EQ(service_.streams, 1);
+  // The next of its kind is not tried.
+  ExpectEcho(client.Evaluate(MakeCall("grows", 1)), 1);
+  EXPECT_EQ(service_.unary, 1);
+  EXPECT_EQ(service_.streams, 2);
+  ExpectEcho(Connect().EvaluateAsync(MakeCall("grows", 2)).get(), 2);
+  EXPECT_EQ(service_.unary, 2);
+  EXPECT_EQ(service_.streams, 3);
+  ExpectEcho(client.Evaluate(MakeCall("echo")));
+  EXPECT_EQ(service_.streams, 3);
+}
+
 TEST_F(ClientTest, SeveralChunksOfOneTensorKeepTheirPlace) {
   const std::vector<float> values(1 << 20, 3.0f);  // 4 MiB.
   Call call{.op = "echo", .inputs = {{"q", Tensor::Of<float>({1 << 20}, values)}}};
@@ -225,6 +245,20 @@ TEST_F(ClientTest, BatchAnswersComeInTheOrderOfCalls) {
   EXPECT_EQ(results[2].status().code(), absl::StatusCode::kInternal);
   ExpectEcho(results[3], 2);
   EXPECT_TRUE(Connect().EvaluateBatch({}).empty());
+}
+
+TEST_F(ClientTest, LargeCallsOfABatchAreStreamed) {
+  Call small = MakeCall("refuse");
+  small.inputs.erase("q");
+  const auto results =
+      Connect(Streaming())
+          .EvaluateBatch({MakeCall("echo", 1), small, MakeCall("echo", 2), MakeCall("refuse")});
+  ASSERT_EQ(results.size(), 4u);
+  ExpectEcho(results[0], 1);
+  EXPECT_EQ(results[1].status().code(), absl::StatusCode::kNotFound);
+  ExpectEcho(results[2], 2);
+  EXPECT_EQ(results[3].status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(service_.streams, 3);
 }
 
 TEST_F(ClientTest, ConnectingToNobodyIsUnavailable) {

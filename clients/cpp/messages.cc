@@ -92,11 +92,11 @@ absl::StatusOr<Result> FromResponse(v1::EvaluateResponse& response) {
   return result;
 }
 
-ChunkWriter::ChunkWriter(Call call) : header_(Header(call)) {
-  for (const auto& [name, tensor] : call.inputs) {
-    Announce(tensor, (*header_.mutable_inputs())[name]);
+ChunkWriter::ChunkWriter(v1::EvaluateRequest request) : header_(std::move(request)) {
+  for (auto& [name, tensor] : *header_.mutable_inputs()) {
+    inputs_[name] = std::move(*tensor.mutable_data());
+    tensor.clear_data();
   }
-  inputs_ = std::move(call.inputs);
   tensor_ = inputs_.begin();
 }
 
@@ -106,17 +106,17 @@ bool ChunkWriter::Next(v1::EvaluateChunk& chunk) {
     *chunk.mutable_request() = std::move(header_);
     return true;
   }
-  while (tensor_ != inputs_.end() && offset_ == tensor_->second.bytes.size()) {
+  while (tensor_ != inputs_.end() && offset_ == tensor_->second.size()) {
     ++tensor_;
     offset_ = 0;
   }
   if (tensor_ == inputs_.end()) return false;
-  const auto& [name, tensor] = *tensor_;
-  const size_t size = std::min(kChunkBytes, tensor.bytes.size() - offset_);
+  const auto& [name, bytes] = *tensor_;
+  const size_t size = std::min(kChunkBytes, bytes.size() - offset_);
   v1::EvaluateChunk::Data& data = *chunk.mutable_data();
   data.set_tensor(name);
   data.set_offset(offset_);
-  data.set_bytes(tensor.bytes.data() + offset_, size);
+  data.set_bytes(bytes.data() + offset_, size);
   offset_ += size;
   return true;
 }

@@ -24,15 +24,15 @@ absl::StatusOr<Result> FromResponse(v1::EvaluateResponse& response);
 // Cuts a call into the messages of EvaluateStream.
 class ChunkWriter {
  public:
-  explicit ChunkWriter(Call call);
+  explicit ChunkWriter(v1::EvaluateRequest request);
   // The next message; false when all are out.
   bool Next(v1::EvaluateChunk& chunk);
 
  private:
-  std::map<std::string, Tensor> inputs_;
+  std::map<std::string, std::string> inputs_;  // Their bytes.
   v1::EvaluateRequest header_;
   bool header_out_ = false;
-  std::map<std::string, Tensor>::const_iterator tensor_;
+  std::map<std::string, std::string>::const_iterator tensor_;
   size_t offset_ = 0;
 };
 

@@ -60,6 +60,23 @@ def test_batches(address):
     assert isinstance(answers[2], attnd.NotFound)
 
 
+def test_answers_larger_than_a_message(address):
+    q = np.ones((2, 1, 10, 1024), np.float32)  # 80 MiB of states
+    inputs = {"q": q, "k": q, "v": q, "g": np.zeros(q.shape[:3], np.float32)}
+
+    async def alone(client):
+        return await client.gla(**inputs)
+
+    async def in_company(client):
+        small = attnd.Call("softmax_attention", dict(zip("qkv", qkv(3))))
+        return [answer async for answer in client.evaluate_batch([small, attnd.Call("gla", inputs), small])]
+
+    np.testing.assert_array_equal(run(address, alone).final_state, 1)
+    answers = run(address, in_company)
+    np.testing.assert_array_equal(answers[1]["final_state"], 1)
+    assert [answer["o"].shape[1] for answer in answers] == [3, 1, 3]
+
+
 def test_cancelled_tasks_leave_the_client_usable(address):
     async def body(client):
         task = asyncio.create_task(client.softmax_attention(*qkv(4)))

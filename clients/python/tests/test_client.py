@@ -76,6 +76,8 @@ def test_views_scalars_and_lists_are_taken(client, random):
     q, k, v = qkv(random, tokens=25)
     strided = np.repeat(q, 2, axis=-1)[..., ::2]
     reference = client.neighborhood_attention(q, k, v, height=5, width=5, window=[3, 5], scale=0.5)
+    mixed = client.neighborhood_attention(q, k, v, height=5, width=5, window=(np.int32(3), np.int64(5)), scale=0.5)
+    np.testing.assert_array_equal(reference.o, mixed.o)
     same = client.neighborhood_attention(
         strided, k, v.astype(">f4"), height=np.int64(5), width=5, window=np.array([3, 5]), scale=np.float32(0.5)
     )
@@ -106,6 +108,41 @@ def test_more_than_a_message_holds(client, random):
     np.testing.assert_array_equal(result.o[0, 1:, 1], x[0, :-1, 1])
 
 
+def states(batch):
+    """A call whose answer is far larger than its inputs: 40 MiB of state for each entry of the batch."""
+    q = np.ones((batch, 1, 10, 1024), np.float32)
+    return {"q": q, "k": q, "v": q, "g": np.zeros(q.shape[:3], np.float32)}
+
+
+def test_answers_larger_than_a_message(client):
+    result = client.gla(**states(2))
+    assert result.final_state.nbytes > 64 << 20
+    np.testing.assert_array_equal(result.final_state, 1)
+    # What else fails for want of room is told, not repeated on a stream.
+    assert client.gla(**states(1)).final_state.nbytes < 64 << 20
+
+
+def test_batches_of_any_sizes(client, random):
+    x = random.standard_normal((1, 9 << 20, 2), dtype=np.float32)  # 72 MiB
+    large = attnd.Call("short_conv", {"x": x, "weight": np.ones((2, 1), np.float32)}, {"activation": "none"})
+    small = attnd.Call("softmax_attention", dict(zip("qkv", qkv(random))))
+    answers = list(client.evaluate_batch([large, small, attnd.Call("gla", states(2)), small]))
+    np.testing.assert_array_equal(answers[0]["o"], x)
+    np.testing.assert_array_equal(answers[2]["final_state"], 1)
+    np.testing.assert_array_equal(answers[1]["o"], answers[3]["o"])
+
+
+def test_batches_whose_calls_cannot_be_read(client, random):
+    def calls():
+        yield attnd.Call("softmax_attention", dict(zip("qkv", qkv(random))))
+        yield attnd.Call("softmax_attention", {"q": np.zeros(3, np.complex64)})
+
+    answers = client.evaluate_batch(calls())
+    assert isinstance(next(answers), attnd.Result)
+    with pytest.raises(TypeError, match="softmax_attention: q: .*complex64"):
+        next(answers)
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_errors_carry_the_servers_text(client, random, monkeypatch, streamed):
     if streamed:
@@ -132,6 +169,10 @@ def test_arguments_that_no_message_can_hold():
             client.softmax_attention(np.zeros((1, 1, 1, 1), np.complex64), [0], [0])
         with pytest.raises(TypeError, match="attribute scale: given object"):
             client.softmax_attention([0.0], [0.0], [0.0], scale=object())
+        with pytest.raises(ValueError, match="softmax_attention: attribute window_left: .*out of range"):
+            client.softmax_attention([0.0], [0.0], [0.0], window_left=2**63)
+        with pytest.raises(ValueError, match="priority: given -1"):
+            client.evaluate("softmax_attention", {}, priority=-1)
         with pytest.raises(TypeError, match="attribute window: a list"):
             client.neighborhood_attention([0.0], [0.0], [0.0], window=[1, "a"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ R = TypeVar("R", bound=Result)
 
 # Servers take messages of 64 MiB unless configured otherwise; what comes near goes as a stream.
 MAX_UNARY_BYTES = 48 << 20
+# Why a server refuses a call whose answer only a stream can carry: operators.proto, CallError.reason.
+ANSWER_TOO_LARGE = "answer-too-large"
 CHUNK_BYTES = 1 << 20
 
 
@@ -65,7 +68,8 @@ def channel_options(retry: Retry) -> list[tuple[str, Any]]:
 
 
 def attribute(name: str, value: Attribute) -> tensor_pb2.AttributeValue:
-    """A Python value as an attribute. TypeError if it is none of the types of `Attribute`."""
+    """A Python value as an attribute. TypeError if it is none of the types of `Attribute`, ValueError for integers of
+    more than 64 bits."""
     message = tensor_pb2.AttributeValue()
     # bool is an int to Python, and NumPy's scalars are neither.
     plain: Any = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
@@ -78,6 +82,7 @@ def attribute(name: str, value: Attribute) -> tensor_pb2.AttributeValue:
     elif isinstance(plain, str):
         message.string_value = plain
     elif isinstance(plain, (list, tuple)):
+        plain = [entry.item() if isinstance(entry, np.generic) else entry for entry in plain]
         if plain and all(isinstance(entry, bool) for entry in plain):
             message.bool_list.values.extend(plain)
         elif all(isinstance(entry, int) and not isinstance(entry, bool) for entry in plain):
@@ -111,18 +116,28 @@ class Evaluation:
                 self._arrays[name] = tensors.canonical(value)
             except TypeError as error:
                 raise TypeError(f"{op}: {name}: {error}") from None
+        if not 0 <= priority < 1 << 32:
+            raise ValueError(f"{op}: priority: given {priority}, expected 0 to 2")
         self._head = pb.EvaluateRequest(
             op=op, kernel=kernel, outputs=outputs, priority=priority, request_id=request_id
         )
         for name, setting in attributes.items():
-            self._head.attributes[name].CopyFrom(attribute(name, setting))
+            try:
+                self._head.attributes[name].CopyFrom(attribute(name, setting))
+            except ValueError as error:
+                raise ValueError(f"{op}: attribute {name}: {error}") from None
 
     @classmethod
     def of(cls, call: Call, request_id: str) -> Evaluation:
         return cls(call.op, call.inputs, call.attributes, call.kernel, call.outputs, call.priority, request_id)
 
     @property
+    def op(self) -> str:
+        return self._head.op
+
+    @property
     def nbytes(self) -> int:
+        """Bytes of the inputs."""
         return sum(array.nbytes for array in self._arrays.values())
 
     def message(self) -> pb.EvaluateRequest:
@@ -243,15 +258,74 @@ def comparison(response: pb.CompareResponse) -> Comparison:
     )
 
 
-def batch_requests(calls: Iterable[Call]) -> Iterator[pb.EvaluateRequest]:
-    """Requests named by their index."""
-    for index, call in enumerate(calls):
-        yield Evaluation.of(call, str(index)).message()
+class TimeLimit:
+    """The seconds that a call may take, all of its RPCs together."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        return None if self._end is None else self._end - time.monotonic()
 
 
-def batch_answer(answer: pb.BatchResponse) -> tuple[int, Result | errors.Error]:
-    """The index of the call that an answer belongs to, and its result or error."""
-    if answer.WhichOneof("result") == "error":
-        error = answer.error
-        return int(error.request_id), errors.from_number(error.code, error.message)
-    return int(answer.response.request_id), result(Result, answer.response)
+class Sizes:
+    """Which calls need a stream: those with large inputs, and those whose like had too large an answer."""
+
+    def __init__(self) -> None:
+        self._streamed_from: dict[str, int] = {}
+
+    def need_stream(self, evaluation: Evaluation) -> bool:
+        return evaluation.nbytes >= self._streamed_from.get(evaluation.op, MAX_UNARY_BYTES)
+
+    def learn(self, evaluation: Evaluation) -> None:
+        """The answer to `evaluation` was too large for a message."""
+        known = self._streamed_from.get(evaluation.op, MAX_UNARY_BYTES)
+        self._streamed_from[evaluation.op] = min(known, evaluation.nbytes)
+
+
+class Batch:
+    """The calls of one batch: those on the stream, and those that need a stream of their own."""
+
+    def __init__(self, calls: Iterable[Call], sizes: Sizes) -> None:
+        self._calls = calls
+        self._sizes = sizes
+        self._sent: dict[int, Evaluation] = {}
+        self._outcomes: dict[int, Result | errors.Error] = {}
+        self._apart: dict[int, Evaluation] = {}
+        self._failure: BaseException | None = None
+
+    def requests(self) -> Iterator[pb.EvaluateRequest]:
+        """Requests named by their index. gRPC reads them on a thread where an exception would be lost: it ends the
+        requests, and `finish` raises it."""
+        try:
+            for index, call in enumerate(self._calls):
+                evaluation = Evaluation.of(call, str(index))
+                if self._sizes.need_stream(evaluation):
+                    self._apart[index] = evaluation
+                    continue
+                self._sent[index] = evaluation
+                yield evaluation.message()
+        except Exception as error:
+            self._failure = error
+
+    def add(self, answer: pb.BatchResponse) -> None:
+        failed = answer.WhichOneof("result") == "error"
+        index = int(answer.error.request_id if failed else answer.response.request_id)
+        evaluation = self._sent.pop(index)
+        if not failed:
+            self._outcomes[index] = result(Result, answer.response)
+        elif answer.error.reason == ANSWER_TOO_LARGE:
+            self._sizes.learn(evaluation)
+            self._apart[index] = evaluation
+        else:
+            self._outcomes[index] = errors.from_number(answer.error.code, answer.error.message)
+
+    def next(self, index: int) -> Result | errors.Error | Evaluation | None:
+        """What became of a call: its outcome, itself if it is to be evaluated apart, None while it is not known."""
+        outcome = self._outcomes.pop(index, None)
+        return self._apart.pop(index, None) if outcome is None else outcome
+
+    def finish(self) -> None:
+        """Raises what reading the calls raised."""
+        if self._failure is not None:
+            raise self._failure

@@ -43,6 +43,7 @@ class AsyncClient(AsyncOperators):
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout = timeout
         self._metadata = tuple(metadata)
+        self._sizes = _calls.Sizes()
 
     async def close(self) -> None:
         """Ends the connection and whatever is under way on it."""
@@ -84,22 +85,28 @@ class AsyncClient(AsyncOperators):
         self, calls: Iterable[Call], *, timeout: float | None = None
     ) -> AsyncIterator[Result | errors.Error]:
         """Evaluates many calls on one stream, as `Client.evaluate_batch` does."""
-        stream = self._operators.EvaluateBatch(
-            _calls.batch_requests(calls), timeout=self._limit(timeout), metadata=self._metadata
-        )
-        waiting: dict[int, Result | errors.Error] = {}
+        batch = _calls.Batch(calls, self._sizes)
+        limit = _calls.TimeLimit(self._limit(timeout))
+        stream = self._operators.EvaluateBatch(batch.requests(), timeout=limit.left(), metadata=self._metadata)
+        answers = aiter(stream)
         due = 0
         try:
-            async for answer in stream:
-                index, outcome = _calls.batch_answer(answer)
-                waiting[index] = outcome
-                while due in waiting:
-                    yield waiting.pop(due)
+            ended = False
+            while not ended:
+                answer = await anext(answers, None)
+                ended = answer is None
+                if answer is not None:
+                    batch.add(answer)
+                while (outcome := batch.next(due)) is not None:
+                    if isinstance(outcome, _calls.Evaluation):
+                        outcome = await self._outcome(outcome, limit)
+                    yield outcome
                     due += 1
         except grpc.RpcError as error:
             raise errors.from_rpc(error) from None
         finally:
             stream.cancel()
+        batch.finish()
 
     async def compare(
         self,
@@ -132,11 +139,27 @@ class AsyncClient(AsyncOperators):
         return await self._evaluate(kind, _calls.Evaluation(op, inputs, attributes, kernel), timeout)
 
     async def _evaluate(self, kind: type[R], evaluation: _calls.Evaluation, timeout: float | None) -> R:
-        if evaluation.nbytes < _calls.MAX_UNARY_BYTES:
-            return _calls.result(kind, await self._call(self._operators.Evaluate, evaluation.message(), timeout))
+        limit = _calls.TimeLimit(self._limit(timeout))
+        if not self._sizes.need_stream(evaluation):
+            try:
+                answer = await self._call(self._operators.Evaluate, evaluation.message(), limit.left())
+                return _calls.result(kind, answer)
+            except errors.ResourceExhausted as error:
+                if error.reason != _calls.ANSWER_TOO_LARGE:
+                    raise
+                self._sizes.learn(evaluation)
+        return await self._stream(kind, evaluation, limit)
+
+    async def _outcome(self, evaluation: _calls.Evaluation, limit: _calls.TimeLimit) -> Result | errors.Error:
+        try:
+            return await self._stream(Result, evaluation, limit)
+        except errors.Error as error:
+            return error
+
+    async def _stream(self, kind: type[R], evaluation: _calls.Evaluation, limit: _calls.TimeLimit) -> R:
         assembler = _calls.Assembler()
         stream = self._operators.EvaluateStream(
-            evaluation.chunks(), timeout=self._limit(timeout), metadata=self._metadata
+            evaluation.chunks(), timeout=limit.left(), metadata=self._metadata
         )
         try:
             async for chunk in stream:

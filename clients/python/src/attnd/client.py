@@ -52,6 +52,7 @@ class Client(Operators):
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout = timeout
         self._metadata = tuple(metadata)
+        self._sizes = _calls.Sizes()
 
     def close(self) -> None:
         """Ends the connection and whatever is under way on it."""
@@ -98,22 +99,27 @@ class Client(Operators):
     def evaluate_batch(self, calls: Iterable[Call], *, timeout: float | None = None) -> Iterator[Result | errors.Error]:
         """Evaluates many calls on one stream. Answers are yielded in the order of the calls; a call that fails yields
         its error and does not disturb the others. `calls` is read by another thread while answers arrive."""
-        stream = self._operators.EvaluateBatch(
-            _calls.batch_requests(calls), timeout=self._limit(timeout), metadata=self._metadata
-        )
-        waiting: dict[int, Result | errors.Error] = {}
+        batch = _calls.Batch(calls, self._sizes)
+        limit = _calls.TimeLimit(self._limit(timeout))
+        stream = self._operators.EvaluateBatch(batch.requests(), timeout=limit.left(), metadata=self._metadata)
         due = 0
         try:
-            for answer in stream:
-                index, outcome = _calls.batch_answer(answer)
-                waiting[index] = outcome
-                while due in waiting:
-                    yield waiting.pop(due)
+            ended = False
+            while not ended:
+                answer = next(stream, None)
+                ended = answer is None
+                if answer is not None:
+                    batch.add(answer)
+                while (outcome := batch.next(due)) is not None:
+                    if isinstance(outcome, _calls.Evaluation):
+                        outcome = self._outcome(outcome, limit)
+                    yield outcome
                     due += 1
         except grpc.RpcError as error:
             raise errors.from_rpc(error) from None
         finally:
             stream.cancel()
+        batch.finish()
 
     def compare(
         self,
@@ -146,11 +152,26 @@ class Client(Operators):
         return self._evaluate(kind, _calls.Evaluation(op, inputs, attributes, kernel), timeout)
 
     def _evaluate(self, kind: type[R], evaluation: _calls.Evaluation, timeout: float | None) -> R:
-        if evaluation.nbytes < _calls.MAX_UNARY_BYTES:
-            return _calls.result(kind, self._call(self._operators.Evaluate, evaluation.message(), timeout))
+        limit = _calls.TimeLimit(self._limit(timeout))
+        if not self._sizes.need_stream(evaluation):
+            try:
+                return _calls.result(kind, self._call(self._operators.Evaluate, evaluation.message(), limit.left()))
+            except errors.ResourceExhausted as error:
+                if error.reason != _calls.ANSWER_TOO_LARGE:
+                    raise
+                self._sizes.learn(evaluation)
+        return self._stream(kind, evaluation, limit)
+
+    def _outcome(self, evaluation: _calls.Evaluation, limit: _calls.TimeLimit) -> Result | errors.Error:
+        try:
+            return self._stream(Result, evaluation, limit)
+        except errors.Error as error:
+            return error
+
+    def _stream(self, kind: type[R], evaluation: _calls.Evaluation, limit: _calls.TimeLimit) -> R:
         assembler = _calls.Assembler()
         stream = self._operators.EvaluateStream(
-            evaluation.chunks(), timeout=self._limit(timeout), metadata=self._metadata
+            evaluation.chunks(), timeout=limit.left(), metadata=self._metadata
         )
         try:
             for chunk in stream:

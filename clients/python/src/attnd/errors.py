@@ -8,14 +8,16 @@ import grpc
 
 
 class Error(Exception):
-    """A call that failed. `code` is the gRPC code, `message` the server's text."""
+    """A call that failed. `code` is the gRPC code, `message` the server's text, `reason` a word for programs where the
+    code says too little, else empty."""
 
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 
-    def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
+    def __init__(self, message: str, code: grpc.StatusCode | None = None, reason: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.code = code or self.status
+        self.reason = reason
 
 
 class Cancelled(Error):
@@ -82,9 +84,9 @@ _BY_CODE = {cls.status: cls for cls in Error.__subclasses__()}
 _BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def from_code(code: grpc.StatusCode, message: str) -> Error:
+def from_code(code: grpc.StatusCode, message: str, reason: str = "") -> Error:
     """The error of a gRPC code."""
-    return _BY_CODE.get(code, Error)(message, code)
+    return _BY_CODE.get(code, Error)(message, code, reason)
 
 
 def from_number(code: int, message: str) -> Error:
@@ -96,5 +98,6 @@ def from_rpc(error: grpc.RpcError) -> Error:
     """What a failed RPC means."""
     # RpcError is a bare exception; every instance that a call raises is a Call too.
     if isinstance(error, grpc.Call) or isinstance(error, grpc.aio.AioRpcError):
-        return from_code(error.code(), error.details() or "")
+        trailers = dict(error.trailing_metadata() or ())
+        return from_code(error.code(), error.details() or "", str(trailers.get("attnd-reason", "")))
     return Error(str(error))
