@@ -49,9 +49,9 @@ class EngineMetricsTest : public ::testing::Test {
     return first;
   }
 
-  std::string Scrape() const {
+  std::string Scrape(const SequenceStore* sequences = nullptr) const {
     std::vector<prometheus::MetricFamily> families = registry_->Collect();
-    for (prometheus::MetricFamily& family : SnapshotMetrics(*engine_).Collect()) {
+    for (prometheus::MetricFamily& family : SnapshotMetrics(*engine_, sequences).Collect()) {
       families.push_back(std::move(family));
     }
     return prometheus::TextSerializer().Serialize(families);
@@ -195,6 +195,28 @@ TEST_F(EngineMetricsTest, CallsThatEndInTheirHandler) {
   EXPECT_EQ(metrics_->rejected_buffer_full.Value(), 1);
   EXPECT_EQ(metrics_->cancelled_receiving.Value(), 1);
   EXPECT_EQ(metrics_->late_receiving.Value(), 1);
+}
+
+TEST_F(EngineMetricsTest, SequencesWhereTheyAreKept) {
+  Start();
+  EXPECT_THAT(Scrape(), Not(HasSubstr("attnd_sequence")));
+  SequenceStore sequences({.idle = absl::Milliseconds(200)});
+  const std::vector<float> state = {1, 2, 3};
+  sequences.Enter("op", "1", /*start=*/true, [&](absl::StatusOr<SequenceStore::Turn> turn) {
+    ASSERT_TRUE(turn.ok());
+    NamedTensors states;
+    states.Set("s", HostTensor<float>({3}, state));
+    ASSERT_TRUE(turn->Commit(states, /*end=*/false).ok());
+    const std::string page = Scrape(&sequences);
+    EXPECT_THAT(page, HasSubstr("attnd_sequences 1\n"));
+    EXPECT_THAT(page, HasSubstr("attnd_sequence_bytes 12\n"));
+    EXPECT_THAT(page, HasSubstr("attnd_sequences_expired_total 0\n"));
+  });
+  while (sequences.usage().sequences > 0) absl::SleepFor(absl::Milliseconds(10));
+  const std::string page = Scrape(&sequences);
+  EXPECT_THAT(page, HasSubstr("attnd_sequences 0\n"));
+  EXPECT_THAT(page, HasSubstr("attnd_sequence_bytes 0\n"));
+  EXPECT_THAT(page, HasSubstr("attnd_sequences_expired_total 1\n"));
 }
 
 TEST_F(EngineMetricsTest, DevicesOfThisProcess) {

@@ -1,5 +1,6 @@
 #include "service/metrics/rpc_metrics.h"
 
+#include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/status.h>
@@ -8,6 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/time/time.h"
 #include "service/clock.h"
 #include "service/log.h"
@@ -20,6 +23,18 @@ namespace {
 using grpc::experimental::InterceptionHookPoints;
 using grpc::experimental::InterceptorBatchMethods;
 
+constexpr absl::string_view kHealth = "grpc.health.v1.Health/";
+constexpr absl::string_view kUnknown = "unknown";
+
+bool Exists(absl::string_view method) {
+  // gRPC's own health service has no descriptor.
+  if (absl::ConsumePrefix(&method, kHealth)) return method == "Check" || method == "Watch";
+  const std::pair<std::string, std::string> names = absl::StrSplit(method, absl::MaxSplits('/', 1));
+  const google::protobuf::ServiceDescriptor* service =
+      google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(names.first);
+  return service != nullptr && service->FindMethodByName(names.second) != nullptr;
+}
+
 // Lives as long as the RPC does.
 class RpcInterceptor final : public grpc::experimental::Interceptor {
  public:
@@ -27,17 +42,17 @@ class RpcInterceptor final : public grpc::experimental::Interceptor {
       : all_(all),
         metrics_(all.Of(info.method())),
         method_(info.method()),
-        owes_(info.type() == grpc::experimental::ServerRpcInfo::Type::UNARY ||
-              absl::EndsWith(method_, "/EvaluateStream")),
+        owed_(
+            all.CountOwed(method_, info.type() == grpc::experimental::ServerRpcInfo::Type::UNARY)),
         start_(MonotonicNow()) {
-    if (owes_) all_.Owes(1);
+    if (owed_ != nullptr) owed_->fetch_add(1);
     metrics_.Started();
   }
 
   ~RpcInterceptor() override {
     const double seconds = absl::ToDoubleSeconds(MonotonicNow() - start_);
     metrics_.Finished(code_, seconds);
-    if (owes_) all_.Owes(-1);
+    if (owed_ != nullptr) owed_->fetch_sub(1);
     if (LogEnabled(LogLevel::kDebug)) {
       Log(LogLevel::kDebug, "rpc",
           {{"method", method_},
@@ -56,6 +71,11 @@ class RpcInterceptor final : public grpc::experimental::Interceptor {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
       const grpc::Status status = methods->GetSendStatus();
       code_ = status.error_code();
+      // So gRPC ends the health of a client that has left.
+      if (code_ == grpc::StatusCode::UNKNOWN &&
+          absl::StartsWith(absl::StripPrefix(method_, "/"), kHealth)) {
+        code_ = grpc::StatusCode::CANCELLED;
+      }
       // What the server is to blame for; the rest is in the counters.
       if (code_ == grpc::StatusCode::INTERNAL || code_ == grpc::StatusCode::DATA_LOSS ||
           code_ == grpc::StatusCode::UNKNOWN) {
@@ -77,7 +97,7 @@ class RpcInterceptor final : public grpc::experimental::Interceptor {
   RpcMetrics& all_;
   MethodMetrics& metrics_;
   const char* const method_;
-  const bool owes_;
+  std::atomic<int64_t>* const owed_;
   const absl::Time start_;
   int code_ = grpc::StatusCode::CANCELLED;  // Unless a status is sent.
 };
@@ -153,6 +173,7 @@ MethodMetrics& RpcMetrics::Of(absl::string_view method) {
     const auto found = methods_.find(method);
     if (found != methods_.end()) return *found->second;
   }
+  if (method != kUnknown && !Exists(method)) return Of(kUnknown);
   absl::MutexLock lock(&mu_);
   auto& slot = methods_[std::string(method)];
   if (slot == nullptr) {
@@ -160,9 +181,20 @@ MethodMetrics& RpcMetrics::Of(absl::string_view method) {
     slot = std::make_unique<MethodMetrics>(
         requests_, durations_.Add(labels, LatencyBuckets()), in_flight_.Add(labels),
         std::string(method),
-        absl::StartsWith(method, "grpc.health.v1.Health/") || takes_bytes_(method));
+        method == kUnknown || absl::StartsWith(method, kHealth) || takes_bytes_(method));
   }
   return *slot;
+}
+
+std::atomic<int64_t>* RpcMetrics::CountOwed(absl::string_view method, bool unary) {
+  if (!owing_.load()) return nullptr;
+  // One call each, in as many messages as it takes.
+  for (const char* name : {"/EvaluateStream", "/Execute"}) unary |= absl::EndsWith(method, name);
+  if (unary) return &owed_answers_;
+  for (const char* name : {"/EvaluateBatch", "/ModelStreamInfer"}) {
+    if (absl::EndsWith(method, name)) return &owed_streams_;
+  }
+  return nullptr;
 }
 
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>

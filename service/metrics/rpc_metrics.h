@@ -55,13 +55,21 @@ class RpcMetrics {
       prometheus::Registry& registry,
       TakesBytes takes_bytes = [](absl::string_view) { return false; });
 
+  // A method that no service has is counted as "unknown".
   MethodMetrics& Of(absl::string_view method);
   void Received(size_t bytes) { received_.Increment(static_cast<double>(bytes)); }
   void Sent(size_t bytes) { sent_.Increment(static_cast<double>(bytes)); }
-  // RPCs under way that bring one call and end with its answer, which a server that stops waits
-  // for; streams of many calls go on as long as their clients like.
-  int64_t answers_owed() const { return answers_owed_.load(); }
-  void Owes(int64_t change) { answers_owed_.fetch_add(change); }
+
+  // RPCs under way that a server which stops waits for, but for those that came after StopOwing:
+  // they are refused. Watchers of health and the like are never waited for.
+  struct Owed {
+    int64_t answers = 0;  // That bring one call and end with its answer.
+    int64_t streams = 0;  // Of many calls, which go on as long as their clients like.
+  };
+  Owed owed() const { return {owed_answers_.load(), owed_streams_.load()}; }
+  void StopOwing() { owing_.store(false); }
+  // The count that an RPC is in until it ends; null: in none.
+  std::atomic<int64_t>* CountOwed(absl::string_view method, bool unary);
 
   // To be given to a ServerBuilder. The metrics must outlive the server.
   std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeInterceptorFactory();
@@ -73,9 +81,11 @@ class RpcMetrics {
   prometheus::Family<prometheus::Gauge>& in_flight_;
   prometheus::Counter& received_;
   prometheus::Counter& sent_;
-  std::atomic<int64_t> answers_owed_ = 0;
+  std::atomic<bool> owing_ = true;
+  std::atomic<int64_t> owed_answers_ = 0;
+  std::atomic<int64_t> owed_streams_ = 0;
   absl::Mutex mu_;
-  // Only methods that the server has reach an interceptor, so this stays small.
+  // Methods that exist, and one entry for all others: clients may call whatever name they like.
   std::map<std::string, std::unique_ptr<MethodMetrics>, std::less<>> methods_ ABSL_GUARDED_BY(mu_);
 };
 

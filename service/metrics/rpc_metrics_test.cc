@@ -88,6 +88,60 @@ TEST_F(RpcMetricsTest, CountsMessagesByTheirBytes) {
   EXPECT_EQ(Await("attnd_rpc_in_flight", 0), 0);
 }
 
+TEST_F(RpcMetricsTest, MethodsThatDoNotExistShareALabel) {
+  grpc::GenericStub stub(channel_);
+  const grpc::ByteBuffer request;
+  constexpr int kCalls = 20;
+  for (int i = 0; i < kCalls; ++i) {
+    grpc::ClientContext context;
+    grpc::CompletionQueue queue;
+    grpc::ByteBuffer answer;
+    grpc::Status status;
+    const auto call = stub.PrepareUnaryCall(
+        &context, absl::StrCat(i % 2 == 0 ? "/attnd.v1.Operators/Nope" : "/no.Service/List", i),
+        request, &queue);
+    call->StartCall();
+    call->Finish(&answer, &status, nullptr);
+    void* tag = nullptr;
+    bool ok = false;
+    ASSERT_TRUE(queue.Next(&tag, &ok));
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  }
+  EXPECT_EQ(Await("attnd_rpc_requests_total", kCalls), kCalls);
+  for (const prometheus::MetricFamily& family : registry_.Collect()) {
+    if (family.name != "attnd_rpc_requests_total") continue;
+    ASSERT_EQ(family.metric.size(), 1u);
+    EXPECT_EQ(family.metric[0].label[1].value, "unknown");
+  }
+}
+
+TEST_F(RpcMetricsTest, ClientsThatLeaveTheirHealthWatchFailNothing) {
+  grpc::GenericStub stub(channel_);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  void* tag = nullptr;
+  bool ok = false;
+  const auto call = stub.PrepareCall(&context, "/grpc.health.v1.Health/Watch", &queue);
+  call->StartCall(nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  const grpc::Slice empty;
+  call->Write(grpc::ByteBuffer(&empty, 1), nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  grpc::ByteBuffer answer;
+  call->Read(&answer, nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  context.TryCancel();
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok));
+  EXPECT_EQ(Await("attnd_rpc_requests_total", 1), 1);
+  for (const prometheus::MetricFamily& family : registry_.Collect()) {
+    if (family.name != "attnd_rpc_requests_total") continue;
+    ASSERT_EQ(family.metric.size(), 1u);
+    EXPECT_EQ(family.metric[0].label[0].value, "CANCELLED");
+  }
+}
+
 // Which methods take bytes is written down once more for the metrics, which would read a message as
 // bytes, or bytes as a message, where that is wrong.
 TEST_F(RpcMetricsTest, EveryMethodsRequestIsMeasured) {
