@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
@@ -21,6 +22,8 @@ namespace attnd {
 namespace {
 
 constexpr absl::string_view kFlagPrefix = "--";
+
+constexpr int64_t kMaxSize = int64_t{1} << 50;
 
 // "--max-tensor-bytes" -> "ATTND_MAX_TENSOR_BYTES".
 std::string EnvironmentName(absl::string_view flag) {
@@ -116,7 +119,14 @@ class Flags {
         ->type_name("SIZE")
         ->default_str(SizeText(variable))
         ->transform(CLI::AsSizeValue(false).description(""))
-        ->check(CLI::Range(static_cast<double>(least), 1e15).description(""));
+        ->check(CLI::Validator(
+            [least](std::string& bytes) -> std::string {
+              int64_t size = 0;
+              if (absl::SimpleAtoi(bytes, &size) && size >= least && size <= kMaxSize) return "";
+              return absl::StrCat("given ", bytes, ", expected ", SizeText(least), " to ",
+                                  SizeText(kMaxSize));
+            },
+            ""));
   }
 
   template <typename T>
@@ -188,6 +198,29 @@ absl::Status ReadFile(const std::string& path, const CLI::App& app,
   return absl::OkStatus();
 }
 
+bool IsHostAndPort(absl::string_view text) {
+  const size_t colon = text.rfind(':');
+  int port = 0;
+  return colon != absl::string_view::npos && colon > 0 &&
+         absl::SimpleAtoi(text.substr(colon + 1), &port) && port > 0 && port < 65536;
+}
+
+absl::Status CheckWorkers(const std::vector<std::string>& workers) {
+  for (size_t i = 0; i < workers.size(); ++i) {
+    if (!IsHostAndPort(workers[i])) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--workers: given \"", workers[i], "\", expected host:port"));
+    }
+    // Its launches and metrics would be counted twice.
+    if (std::find(workers.begin(), workers.begin() + static_cast<ptrdiff_t>(i), workers[i]) !=
+        workers.begin() + static_cast<ptrdiff_t>(i)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--workers: given \"", workers[i], "\" twice, expected each worker once"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckTogether(const Config& config) {
   if (config.mode == Mode::kRouter && config.workers.empty()) {
     return absl::InvalidArgumentError("attnd router needs --workers=host:port,...");
@@ -195,12 +228,7 @@ absl::Status CheckTogether(const Config& config) {
   if (config.mode != Mode::kRouter && !config.workers.empty()) {
     return absl::InvalidArgumentError("--workers is for attnd router");
   }
-  for (const std::string& worker : config.workers) {
-    if (!absl::StrContains(worker, ':')) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--workers: given \"", worker, "\", expected host:port"));
-    }
-  }
+  if (absl::Status s = CheckWorkers(config.workers); !s.ok()) return s;
   if (config.max_message_bytes > (int64_t{2} << 30) - 1) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--max-message-bytes: given ", config.max_message_bytes, ", expected less than 2GiB"));
@@ -249,7 +277,7 @@ ParsedConfig ParseConfig(absl::Span<const std::string> arguments) {
       "(--max-batch-calls: ATTND_MAX_BATCH_CALLS) or as a line of the --config file "
       "(max-batch-calls: 16); flags come first, then the environment, then the file.",
       "attnd");
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);
   std::string path;
   app.add_option("--config", path, "YAML file with settings (ATTND_CONFIG)");
   Flags flags(app, config);
@@ -278,6 +306,9 @@ ParsedConfig ParseConfig(absl::Span<const std::string> arguments) {
     return End(0, app.get_formatter()->make_help(&app, "attnd", CLI::AppFormatMode::Normal));
   } catch (const CLI::ParseError& e) {
     return Mistake(e.what());
+  }
+  if (app.get_subcommands().empty()) {
+    return Mistake("given no command, expected serve, router, worker or version");
   }
   if (absl::Status s = CheckTogether(config); !s.ok()) return Mistake(s.message());
   return parsed;

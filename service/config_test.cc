@@ -100,7 +100,9 @@ struct Mistaken {
 TEST(ConfigTest, MistakesAreNamedAndExitWith2) {
   const std::string unknown = WriteFile("portt: 1\n");
   const std::vector<Mistaken> cases = {
-      {{}, "ubcommand"},
+      {{}, "expected serve, router, worker or version"},
+      {{"sreve"}, "sreve"},
+      {{"--port=0"}, "expected serve, router, worker or version"},
       {{"serve", "--port=70000"}, "--port"},
       {{"serve", "--port=x"}, "--port"},
       {{"serve", "--prot=1"}, "--prot"},
@@ -113,7 +115,13 @@ TEST(ConfigTest, MistakesAreNamedAndExitWith2) {
       {{"serve", "--max-message-bytes=2GiB"}, "--max-message-bytes"},
       {{"serve", "--workers=a:1"}, "--workers"},
       {{"router"}, "--workers"},
+      {{"serve", "--max-tensor-bytes=1"}, "given 1, expected 64KiB to 1024TiB"},
       {{"router", "--workers=a"}, "host:port"},
+      {{"router", "--workers=:1"}, "host:port"},
+      {{"router", "--workers=a:"}, "host:port"},
+      {{"router", "--workers=a:b"}, "host:port"},
+      {{"router", "--workers=a:65536"}, "host:port"},
+      {{"router", "--workers=a:1,b:1,a:1"}, "\"a:1\" twice"},
       {{"serve", "--config=/does/not/exist.yaml"}, "/does/not/exist.yaml"},
       {{"serve", "--config=" + unknown}, "portt"},
   };

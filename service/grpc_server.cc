@@ -1,21 +1,64 @@
 #include "service/grpc_server.h"
 
+#include <dirent.h>
+#include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
+#include <cstddef>
 #include <limits>
+#include <thread>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "service/log.h"
 
 namespace attnd {
+namespace {
+
+// What gRPC has to say comes as lines of the log, like everything else.
+void LogFromGrpc(gpr_log_func_args* args) {
+  Log(args->severity == GPR_LOG_SEVERITY_ERROR ? LogLevel::kWarn : LogLevel::kDebug, "gRPC",
+      {{"text", args->message}});
+}
+
+// Connections that were accepted on the port: nothing more is read from them, and their end follows
+// what was written.
+void EndConnections(int port) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> files(opendir("/proc/self/fd"), closedir);
+  if (files == nullptr) return;
+  while (const dirent* entry = readdir(files.get())) {
+    int file = -1;
+    int listens = 0;
+    socklen_t size = sizeof(listens);
+    if (!absl::SimpleAtoi(entry->d_name, &file) ||
+        getsockopt(file, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || listens != 0) {
+      continue;
+    }
+    sockaddr_storage address = {};
+    size = sizeof(address);
+    if (getsockname(file, reinterpret_cast<sockaddr*>(&address), &size) != 0) continue;
+    // The port lies at the same place in both families.
+    static_assert(offsetof(sockaddr_in, sin_port) == offsetof(sockaddr_in6, sin6_port));
+    const bool internet = address.ss_family == AF_INET || address.ss_family == AF_INET6;
+    if (!internet || ntohs(reinterpret_cast<sockaddr_in*>(&address)->sin_port) != port) continue;
+    shutdown(file, SHUT_RDWR);
+  }
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     const GrpcServerOptions& options, RpcMetrics& metrics,
     const std::vector<grpc::Service*>& services, std::vector<std::string> health_names) {
+  gpr_set_log_function(LogFromGrpc);
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   std::unique_ptr<GrpcServer> made(new GrpcServer(std::move(health_names)));
@@ -55,7 +98,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
 }
 
 GrpcServer::~GrpcServer() {
-  if (server_ != nullptr) Shutdown(absl::ZeroDuration());
+  if (server_ != nullptr) Shutdown();
 }
 
 void GrpcServer::SetServing(bool serving) {
@@ -64,9 +107,21 @@ void GrpcServer::SetServing(bool serving) {
   for (const std::string& name : health_names_) health->SetServingStatus(name, serving);
 }
 
-void GrpcServer::Shutdown(absl::Duration patience) {
-  server_->Shutdown(absl::ToChronoTime(absl::Now() + patience));
+void GrpcServer::Shutdown() {
+  // A server of gRPC's that shuts down ends calls that come in the meantime as CANCELLED, which
+  // tells nobody to repeat them. A connection that ends is UNAVAILABLE.
+  EndConnections(port_);
+  server_->Shutdown(std::chrono::system_clock::now());
   server_->Wait();
+}
+
+void GrpcServer::Abandon(absl::Duration patience) {
+  auto ended = std::make_shared<absl::Notification>();
+  std::thread([server = server_.get(), ended] {
+    server->Shutdown(std::chrono::system_clock::now());
+    ended->Notify();
+  }).detach();
+  ended->WaitForNotificationWithTimeout(patience);
 }
 
 }  // namespace attnd

@@ -37,8 +37,13 @@ class GrpcServer {
   // SERVING from the start, whatever is set: who answers lives.
   void SetServing(bool serving);
 
-  // Takes no more RPCs; ends those still under way after `patience`. Returns when all have ended.
-  void Shutdown(absl::Duration patience);
+  // Ends every connection, and with it the RPCs still under way: clients see them as UNAVAILABLE.
+  // Returns when all have ended.
+  void Shutdown();
+
+  // The same, but ends RPCs with a status, and waits no longer than `patience` for their handlers.
+  // All that is left to do then is to end the process.
+  void Abandon(absl::Duration patience);
 
  private:
   explicit GrpcServer(std::vector<std::string> health_names)

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -24,6 +25,7 @@
 #include "service/rpc/services.h"
 #include "service/session/sequence_store.h"
 #include "service/version.h"
+#include "service/worker/frames.h"
 #include "service/worker/local_worker.h"
 #include "service/worker/remote_worker.h"
 #include "service/worker/worker_service.h"
@@ -113,26 +115,39 @@ class Process {
     } while (!stop.Wait(kHealthPeriod));
   }
 
-  void Drain() {
+  // Whether every call that had been taken was answered. Where not, launches may be under way that
+  // nothing can stop but the end of the process.
+  bool Drain() {
     const absl::Time end = absl::Now() + absl::Seconds(config_.drain_seconds);
     Log(LogLevel::kInfo, "draining", {{"seconds", config_.drain_seconds}});
+    engine_->AnnounceDrain();
     grpc_->SetServing(false);
     if (worker_service_ != nullptr) worker_service_->SetDraining();
     // Balancers and routers need a moment to hear it; until then what they send is still done.
     absl::SleepFor(absl::Milliseconds(config_.drain_notice_ms));
     const bool finished = engine_->Drain(end - absl::Now());
+    rpc_metrics_->StopOwing();
     if (worker_service_ != nullptr) worker_service_->Detach();
     // What is computed has still to reach its clients, however slow they or the machine are.
-    while (rpc_metrics_->answers_owed() > 0 && absl::Now() < end) {
-      absl::SleepFor(absl::Milliseconds(2));
+    AwaitNone(&RpcMetrics::Owed::answers, end);
+    // Streams of many calls have had theirs, up to what is on its way.
+    if (finished) AwaitNone(&RpcMetrics::Owed::streams, absl::Now() + absl::Seconds(1));
+    if (finished) {
+      grpc_->Shutdown();
+    } else {
+      grpc_->Abandon(absl::Seconds(1));
     }
-    // Streams of many calls have had their answers; those that wait for nothing are cut.
-    const absl::Duration left = finished ? absl::Seconds(1) : absl::ZeroDuration();
-    grpc_->Shutdown(left);
     Log(finished ? LogLevel::kInfo : LogLevel::kWarn, "stopped", {{"all_answered", finished}});
+    return finished;
   }
 
  private:
+  void AwaitNone(int64_t RpcMetrics::Owed::*count, absl::Time end) const {
+    while (rpc_metrics_->owed().*count > 0 && absl::Now() < end) {
+      absl::SleepFor(absl::Milliseconds(2));
+    }
+  }
+
   void MakeServices() {
     if (config_.mode == Mode::kWorker) {
       auto service = std::make_unique<WorkerService>(
@@ -142,10 +157,13 @@ class Process {
       health_names_ = {"attnd.v1.Worker"};
       return;
     }
-    const RpcLimits limits = {.max_message_bytes = config_.max_message_bytes,
-                              .max_tensor_bytes = config_.max_tensor_bytes,
-                              .max_call_bytes = config_.max_call_bytes,
-                              .max_buffer_bytes = config_.max_buffer_bytes};
+    RpcLimits limits = {.max_message_bytes = config_.max_message_bytes,
+                        .max_tensor_bytes = config_.max_tensor_bytes,
+                        .max_call_bytes = config_.max_call_bytes,
+                        .max_buffer_bytes = config_.max_buffer_bytes};
+    // What could never be buffered is too large, not early; and chunks are messages themselves.
+    limits.max_call_bytes = std::min(limits.max_call_bytes, limits.max_buffer_bytes);
+    limits.chunk_bytes = std::min(limits.chunk_bytes, limits.max_message_bytes / 2);
     sequences_ = std::make_unique<SequenceStore>(
         SequenceLimits{.idle = absl::Seconds(config_.sequence_idle_seconds),
                        .max_sequences = static_cast<size_t>(config_.max_sequences),
@@ -161,7 +179,7 @@ class Process {
     absl::StatusOr<std::unique_ptr<GrpcServer>> grpc =
         GrpcServer::Start({.address = config_.address,
                            .port = config_.port,
-                           .max_message_bytes = config_.max_message_bytes,
+                           .max_message_bytes = MaxMessageBytes(),
                            .max_buffer_bytes = config_.max_buffer_bytes,
                            .max_streams = config_.max_streams},
                           *rpc_metrics_, services, health_names_);
@@ -178,6 +196,12 @@ class Process {
     if (!http.ok()) return http.status();
     http_ = *std::move(http);
     return absl::OkStatus();
+  }
+
+  // Routers cut launches into frames, whatever clients may send.
+  int64_t MaxMessageBytes() const {
+    if (config_.mode != Mode::kWorker) return config_.max_message_bytes;
+    return std::max(config_.max_message_bytes, 2 * kFrameBytes);
   }
 
   void LogStart() const {
@@ -219,7 +243,7 @@ int RunProcess(const Config& config, const StopSignal& stop) {
     return 1;
   }
   process.Serve(stop);
-  process.Drain();
+  if (!process.Drain()) _exit(0);
   return 0;
 }
 

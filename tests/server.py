@@ -40,29 +40,38 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
+def spawned(folder: pathlib.Path, mode: str, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, int]]]:
+    """A process `attnd <mode>` on free ports, once it listens, and these ("grpc", "metrics"); its log is `folder`/log.
+    Killed at the end if it is still there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ports = folder / "ports.json"
+    log = folder / "log"
+    free = [] if any(option.startswith("--port=") for option in options) else ["--port=0"]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [binary(), mode, *free, "--metrics-port=0", f"--port-file={ports}", *options], stderr=stderr
+        )
+    try:
+        limit = time.monotonic() + 60
+        while not ports.exists():
+            if process.poll() is not None or time.monotonic() > limit:
+                raise RuntimeError(f"the server did not start:\n{log.read_text()}")
+            time.sleep(0.02)
+        yield process, json.loads(ports.read_text())
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
 def started(mode: str, *options: str) -> Iterator[dict[str, int]]:
     """Starts `attnd <mode>` on free ports; gives them ("grpc", "metrics") and its "pid"; stops it by SIGTERM and checks
     that it ends in order."""
-    with tempfile.TemporaryDirectory() as folder:
-        ports = pathlib.Path(folder, "ports.json")
-        log = pathlib.Path(folder, "log")
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [binary(), mode, "--port=0", "--metrics-port=0", f"--port-file={ports}", *options], stderr=stderr
-            )
-        try:
-            limit = time.monotonic() + 60
-            while not ports.exists():
-                if process.poll() is not None or time.monotonic() > limit:
-                    raise RuntimeError(f"the server did not start:\n{log.read_text()}")
-                time.sleep(0.02)
-            yield json.loads(ports.read_text())
-            process.terminate()
-            assert process.wait(60) == 0, log.read_text()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+    with tempfile.TemporaryDirectory() as folder, spawned(pathlib.Path(folder), mode, *options) as (process, ports):
+        yield ports
+        process.terminate()
+        assert process.wait(60) == 0, pathlib.Path(folder, "log").read_text()
 
 
 @contextlib.contextmanager

@@ -315,6 +315,6 @@ void RouterEngine::OnWorkerState(Worker& worker, WorkerState state) {
   running_ -= answered;
 }
 
-bool RouterEngine::ready() const { return open_.load(); }
+bool RouterEngine::ready() const { return open_.load() && !leaving_.load(); }
 
 }  // namespace attnd

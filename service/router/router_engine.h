@@ -47,6 +47,9 @@ class RouterEngine final : public Engine {
 
   void Start();
 
+  // Not ready from now on, though calls are still taken: balancers look before they leave.
+  void AnnounceDrain() { leaving_.store(true); }
+
   // Refuses new calls from now on (UNAVAILABLE) and waits until all admitted ones are answered, at
   // most `patience`. Returns whether they were.
   bool Drain(absl::Duration patience);
@@ -150,6 +153,7 @@ class RouterEngine final : public Engine {
   std::array<std::atomic<double>, kLanes> seconds_per_call_{};
   // Whether calls are taken: not draining, and a worker is up.
   std::atomic<bool> open_{false};
+  std::atomic<bool> leaving_{false};  // The end of the process is announced.
 
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::thread> threads_;

@@ -1,11 +1,11 @@
 """The end of a server: SIGTERM is announced, calls under way are finished, and the process ends in order."""
 
-import json
-import pathlib
+import collections
+import queue
 import re
-import subprocess
 import threading
 import time
+import urllib.error
 import urllib.request
 
 import grpc
@@ -16,26 +16,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from tests import server
-from tests.wire.inference import infer
+from tests.wire.inference import infer, tensor
 
 PATIENCE = 120  # Seconds; a bound on what must happen at all, not on how soon.
 
 
 @pytest.fixture
 def process(tmp_path):
-    file = pathlib.Path(tmp_path, "ports.json")
-    started = subprocess.Popen(
-        [server.binary(), "serve", "--port=0", "--metrics-port=0", f"--port-file={file}"],
-        stderr=subprocess.DEVNULL,
-    )
-    limit = time.monotonic() + PATIENCE
-    while not file.exists():
-        assert started.poll() is None and time.monotonic() < limit
-        time.sleep(0.02)
-    yield started, json.loads(file.read_text())
-    if started.poll() is None:
-        started.kill()
-        started.wait()
+    with server.spawned(tmp_path, "serve") as started:
+        yield started
 
 
 def calls_taken(metrics_port):
@@ -45,6 +34,81 @@ def calls_taken(metrics_port):
         float(value)
         for name, value in re.findall(r"^(attnd_queue_requests|attnd_running_calls)(?:{.*})? (\S+)$", page, re.MULTILINE)
     )
+
+
+def test_calls_that_come_to_the_last_moment_are_told_to_go_elsewhere(process):
+    """Clients that never pause, each on a connection of its own: whatever moment a call meets, it is answered, or
+    UNAVAILABLE, which clients repeat."""
+    started, ports = process
+    x = np.random.default_rng(0).standard_normal((1, 64, 2, 16), dtype=np.float32)
+    gone = threading.Event()
+    outcomes = collections.Counter()
+
+    def call():
+        with tritonclient.grpc.InferenceServerClient(f"localhost:{ports['grpc']}") as client:
+            while not gone.is_set():
+                try:
+                    infer(client, "softmax_attention", {name: x for name in "qkv"})
+                    outcomes["answered"] += 1
+                except InferenceServerException as error:
+                    outcomes[error.status()] += 1
+
+    callers = [threading.Thread(target=call) for _ in range(16)]
+    for caller in callers:
+        caller.start()
+    limit = time.monotonic() + PATIENCE
+    while outcomes["answered"] < 100:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    started.terminate()
+    assert started.wait(PATIENCE) == 0
+    gone.set()
+    for caller in callers:
+        caller.join(PATIENCE)
+    assert set(outcomes) == {"answered", "StatusCode.UNAVAILABLE"}, outcomes
+
+
+def test_not_ready_as_soon_as_it_is_announced(tmp_path):
+    with server.spawned(tmp_path, "serve", "--drain-notice-ms=5000") as (process, ports):
+        address = f"localhost:{ports['grpc']}"
+        x = np.ones((1, 2, 1, 8), np.float32)
+        with tritonclient.grpc.InferenceServerClient(address) as client:
+            assert client.is_server_ready()
+            process.terminate()
+            limit = time.monotonic() + PATIENCE
+            while client.is_server_ready():
+                assert time.monotonic() < limit
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(f"http://localhost:{ports['metrics']}/readyz", timeout=PATIENCE)
+            assert caught.value.code == 503
+            assert not client.is_model_ready("gla")
+            # And still answers.
+            assert infer(client, "softmax_attention", {name: x for name in "qkv"})["o"].shape == x.shape
+        assert process.wait(PATIENCE) == 0
+
+
+def test_launches_longer_than_the_drain_do_not_hold_up_its_end(tmp_path):
+    """What runs cannot be stopped; the process can."""
+    x = np.random.default_rng(0).standard_normal((1, 5000, 8, 64))
+    with server.spawned(tmp_path, "serve", "--drain-seconds=0.5") as (process, ports):
+        address = f"localhost:{ports['grpc']}"
+        with tritonclient.grpc.InferenceServerClient(address) as client:
+            outcome = queue.Queue()
+            client.async_infer(
+                "softmax_attention", [tensor(name, x) for name in "qkv"],
+                callback=lambda result, error: outcome.put((time.monotonic(), error)),
+            )
+            limit = time.monotonic() + PATIENCE
+            while calls_taken(ports["metrics"]) < 1:
+                assert time.monotonic() < limit
+            begin = time.monotonic()
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+            end, error = outcome.get(timeout=PATIENCE)
+            assert error is not None, "the call ended too soon: this tests nothing"
+            assert error.status() == "StatusCode.UNAVAILABLE"
+            # Far less than the launch takes: some ten seconds on the fastest machine.
+            assert time.monotonic() - begin < 5
 
 
 def test_sigterm(process):
