@@ -243,6 +243,11 @@ void Scale(float* x, float factor, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] *= factor;
 }
 
+void ScaleEach(float* x, int64_t rows, int64_t n, int64_t stride, const float* factors,
+               int64_t step) {
+  for (int64_t i = 0; i < rows; ++i) Scale(x + i * stride, factors[i * step], n);
+}
+
 void Mul(const float* a, const float* b, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = a[i] * b[i];
 }
@@ -288,6 +293,7 @@ HWY_EXPORT(Max);
 HWY_EXPORT(AllFinite);
 HWY_EXPORT(Dot);
 HWY_EXPORT(Scale);
+HWY_EXPORT(ScaleEach);
 HWY_EXPORT(Mul);
 HWY_EXPORT(Axpy);
 HWY_EXPORT(MulAdd);
@@ -342,6 +348,10 @@ float DotRow(const float* a, const float* b, int64_t n) {
   return HWY_DYNAMIC_DISPATCH(Dot)(a, b, n);
 }
 void ScaleRow(float* x, float factor, int64_t n) { HWY_DYNAMIC_DISPATCH(Scale)(x, factor, n); }
+void ScaleRows(float* x, int64_t rows, int64_t n, int64_t stride, const float* factors,
+               int64_t step) {
+  HWY_DYNAMIC_DISPATCH(ScaleEach)(x, rows, n, stride, factors, step);
+}
 void MulRow(const float* a, const float* b, float* out, int64_t n) {
   HWY_DYNAMIC_DISPATCH(Mul)(a, b, out, n);
 }

@@ -42,6 +42,9 @@ float DotRow(const float* a, const float* b, int64_t n);
 
 // x *= factor.
 void ScaleRow(float* x, float factor, int64_t n);
+// x[i,:] *= factors[i * step] for `rows` rows of n elements, `stride` apart.
+void ScaleRows(float* x, int64_t rows, int64_t n, int64_t stride, const float* factors,
+               int64_t step);
 // out = a b.
 void MulRow(const float* a, const float* b, float* out, int64_t n);
 // y += a x.

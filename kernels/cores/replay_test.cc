@@ -1,0 +1,261 @@
+// Sessions' cores: any cutting gives the same bits, and the values are those of the recurrences and
+// of softmax in float64.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "kernels/cores/replay_attention.h"
+#include "kernels/cores/replay_recurrence.h"
+#include "kernels/primitives/cpu/ordered_product.h"
+
+namespace attnd::cpu {
+namespace {
+
+using Floats = std::vector<float>;
+
+class Draw {
+ public:
+  Draw() : seed_(std::random_device()()), random_(seed_) {
+    ::testing::Test::RecordProperty("seed", static_cast<int>(seed_));
+    std::printf("seed %u\n", seed_);
+  }
+  Floats Normal(int64_t n, float scale = 1) {
+    std::normal_distribution<float> normal(0, scale);
+    Floats x(static_cast<size_t>(n));
+    for (float& v : x) v = normal(random_);
+    return x;
+  }
+  Floats Uniform(int64_t n, float low, float high) {
+    std::uniform_real_distribution<float> uniform(low, high);
+    Floats x(static_cast<size_t>(n));
+    for (float& v : x) v = uniform(random_);
+    return x;
+  }
+  int64_t Below(int64_t n) { return std::uniform_int_distribution<int64_t>(0, n - 1)(random_); }
+
+ private:
+  unsigned seed_;
+  std::mt19937 random_;
+};
+
+bool SameBits(const Floats& a, const Floats& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+double RelativeError(const Floats& got, const std::vector<double>& expected) {
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    error += std::pow(got[i] - expected[i], 2);
+    norm += std::pow(expected[i], 2);
+  }
+  return std::sqrt(error / norm);
+}
+
+TEST(OrderedProductTest, BitsOfAnElementDependOnItsRowAndColumnAlone) {
+  Draw draw;
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{7, 100, 33}, {1, 31, 64}, {13, 65, 1}}) {
+    const Floats a = draw.Normal(m * k), b = draw.Normal(k * n), start = draw.Normal(m * n);
+    Floats c = start;
+    OrderedProduct(m, n, k, a.data(), k, b.data(), n, c.data(), n, true);
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        float chain = start[static_cast<size_t>(i * n + j)];
+        for (int64_t l = 0; l < k; ++l) {
+          chain =
+              std::fma(a[static_cast<size_t>(i * k + l)], b[static_cast<size_t>(l * n + j)], chain);
+        }
+        ASSERT_EQ(c[static_cast<size_t>(i * n + j)], chain)
+            << i << "," << j << " of " << m << "x" << n;
+      }
+    }
+  }
+}
+
+TEST(PackedMatrixTest, OneRowHasTheBitsItHasAmongMany) {
+  Draw draw;
+  constexpr int64_t kRows = 50, kIn = 77, kOut = 1000;
+  const Floats weight = draw.Normal(kOut * kIn), x = draw.Normal(kRows * kIn);
+  for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+    Tensor w = AllocateHost(dtype, {kOut, kIn}).value();
+    Floats exact(weight.size());
+    for (size_t i = 0; i < weight.size(); ++i) {
+      if (dtype == DType::kFloat32) {
+        exact[i] = w.data<float>()[i] = weight[i];
+      } else if (dtype == DType::kFloat16) {
+        exact[i] = ToFloat(w.data<Half>()[i] = ToHalf(weight[i]));
+      } else {
+        exact[i] = ToFloat(w.data<BFloat16>()[i] = ToBFloat16(weight[i]));
+      }
+    }
+    const PackedMatrix packed = PackedMatrix::Pack({w}).value();
+    Floats all(kRows * kOut), one(kOut);
+    packed.Multiply(x.data(), kRows, all.data());
+    for (int64_t r = 0; r < kRows; ++r) {
+      packed.Multiply(x.data() + r * kIn, 1, one.data());
+      ASSERT_EQ(0, std::memcmp(one.data(), all.data() + r * kOut, sizeof(float) * kOut));
+    }
+    for (int64_t o = 0; o < kOut; ++o) {
+      float chain = 0;
+      for (int64_t i = 0; i < kIn; ++i) {
+        chain = std::fma(x[static_cast<size_t>(i)], exact[static_cast<size_t>(o * kIn + i)], chain);
+      }
+      ASSERT_EQ(all[static_cast<size_t>(o)], chain) << Name(dtype);
+    }
+  }
+  EXPECT_FALSE(PackedMatrix::Pack({AllocateHost(DType::kInt32, {2, 2}).value()}).ok());
+}
+
+struct Case {
+  const char* name;
+  Decay decay;
+  bool delta;
+  bool normalise;
+};
+
+class ReplayTest : public ::testing::TestWithParam<Case> {
+ protected:
+  static constexpr int64_t kT = 200, kK = 24, kV = 40;
+
+  ReplayTest() {
+    shape_.key_size = kK;
+    shape_.value_size = kV;
+    shape_.decay = GetParam().decay;
+    shape_.delta = GetParam().delta;
+    shape_.normalise = GetParam().normalise;
+    gates_ = shape_.decay == Decay::kVector ? kK : 1;
+    q_ = draw_.Normal(kT * kK);
+    k_ = draw_.Normal(kT * kK, 0.2f);
+    v_ = draw_.Normal(kT * kV);
+    g_ = draw_.Uniform(kT * gates_, -2, 0);
+    g_[70] = -std::numeric_limits<float>::infinity();
+    beta_ = draw_.Uniform(kT, 0, 1);
+    start_ = Floats(static_cast<size_t>(ReplayLayout(shape_).size), 0.0f);
+    const Floats anchor = draw_.Normal(ReplayLayout(shape_).anchor);
+    std::copy(anchor.begin(), anchor.end(), start_.begin());
+  }
+
+  // Runs tokens [begin, end) that follow `begin` others.
+  void Advance(int64_t begin, int64_t end, Floats& state) {
+    ReplayRows rows;
+    rows.count = end - begin;
+    rows.q = q_.data() + begin * kK;
+    rows.k = k_.data() + begin * kK;
+    rows.v = v_.data() + begin * kV;
+    rows.q_stride = rows.k_stride = kK;
+    rows.v_stride = rows.y_stride = kV;
+    if (shape_.decay != Decay::kNone) rows.g = g_.data() + begin * gates_;
+    rows.g_stride = gates_;
+    if (shape_.delta) rows.beta = beta_.data() + begin;
+    rows.beta_stride = rows.dots_stride = 1;
+    rows.y = y_.data() + begin * kV;
+    rows.dots = dots_.data() + begin;
+    Replay(shape_, begin, rows, state.data());
+  }
+
+  Draw draw_;
+  ReplayShape shape_;
+  int64_t gates_;
+  Floats q_, k_, v_, g_, beta_, start_;
+  Floats y_ = Floats(kT * kV), dots_ = Floats(kT);
+};
+
+TEST_P(ReplayTest, AnyCuttingGivesTheSameBits) {
+  Floats whole = start_;
+  Advance(0, kT, whole);
+  const Floats y = y_, dots = dots_;
+  for (int round = 0; round < 8; ++round) {
+    Floats state = start_;
+    y_.assign(y_.size(), std::nanf(""));
+    dots_.assign(dots_.size(), 0);
+    for (int64_t at = 0; at < kT;) {
+      const int64_t end = std::min(kT, at + (round == 0 ? 1 : 1 + draw_.Below(round * 30)));
+      Advance(at, end, state);
+      at = end;
+    }
+    EXPECT_TRUE(SameBits(y, y_));
+    if (shape_.normalise) {
+      EXPECT_TRUE(SameBits(dots, dots_));
+    }
+    // Beyond the running chunk's tokens the state holds what the previous chunk left.
+    EXPECT_TRUE(SameBits(whole, state));
+  }
+}
+
+TEST_P(ReplayTest, FollowsTheRecurrence) {
+  std::vector<double> s(start_.begin(), start_.begin() + kK * kV), z(kK), y(kT * kV), dots(kT);
+  if (shape_.normalise) std::copy_n(start_.begin() + kK * kV, kK, z.begin());
+  for (int64_t t = 0; t < kT; ++t) {
+    for (int64_t c = 0; c < kK; ++c) {
+      const double decay =
+          shape_.decay == Decay::kNone
+              ? 1
+              : std::exp(g_[static_cast<size_t>(t * gates_ + (gates_ == 1 ? 0 : c))]);
+      for (int64_t j = 0; j < kV; ++j) s[c * kV + j] *= decay;
+      z[c] = z[c] * decay + k_[t * kK + c];
+      dots[t] += q_[t * kK + c] * z[c];
+    }
+    for (int64_t j = 0; j < kV; ++j) {
+      double u = v_[t * kV + j];
+      if (shape_.delta) {
+        for (int64_t c = 0; c < kK; ++c) u -= s[c * kV + j] * k_[t * kK + c];
+        u *= beta_[t];
+      }
+      for (int64_t c = 0; c < kK; ++c) {
+        s[c * kV + j] += k_[t * kK + c] * u;
+        y[t * kV + j] += s[c * kV + j] * q_[t * kK + c];
+      }
+    }
+  }
+  Floats state = start_;
+  Advance(0, kT, state);
+  EXPECT_LT(RelativeError(y_, y), 1e-5);
+  if (shape_.normalise) {
+    EXPECT_LT(RelativeError(dots_, dots), 1e-5);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, ReplayTest,
+                         ::testing::Values(Case{"linear", Decay::kNone, false, false},
+                                           Case{"normalised", Decay::kNone, false, true},
+                                           Case{"scalar", Decay::kScalar, false, true},
+                                           Case{"vector", Decay::kVector, false, false},
+                                           Case{"delta", Decay::kNone, true, false},
+                                           Case{"gated_delta", Decay::kScalar, true, false},
+                                           Case{"kda", Decay::kVector, true, false}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(ReplayAttentionTest, IsSoftmaxOverTheWindow) {
+  Draw draw;
+  const ReplayHeads heads{20, 28};
+  constexpr int64_t kT = 150;
+  const Floats q = draw.Normal(kT * 20), k = draw.Normal(kT * 20), v = draw.Normal(kT * 28);
+  for (const int64_t left : {int64_t{-1}, int64_t{0}, int64_t{70}}) {
+    std::vector<Floats> memory(3, Floats(static_cast<size_t>(heads.page_size()), std::nanf("")));
+    std::vector<const float*> pages;
+    for (const Floats& page : memory) pages.push_back(page.data());
+    for (int64_t t = 0; t < kT; ++t) {
+      WritePage(heads, t, k.data() + t * 20, v.data() + t * 28,
+                memory[static_cast<size_t>(t / kPage)].data());
+      Floats o(28);
+      ReplayQuery(heads, t, left, pages, q.data() + t * 20, o.data());
+      std::vector<double> expected(28), weights;
+      double sum = 0;
+      const int64_t first = left < 0 ? 0 : std::max<int64_t>(0, t - left);
+      for (int64_t s = first; s <= t; ++s) {
+        double dot = 0;
+        for (int64_t c = 0; c < 20; ++c) dot += double{q[t * 20 + c]} * k[s * 20 + c];
+        sum += std::exp(dot);
+        for (int64_t j = 0; j < 28; ++j) expected[j] += std::exp(dot) * v[s * 28 + j];
+      }
+      for (double& e : expected) e /= sum;
+      ASSERT_LT(RelativeError(o, expected), 1e-5) << t << " window " << left;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace attnd::cpu

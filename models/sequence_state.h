@@ -1,0 +1,63 @@
+// What a model keeps of one sequence: per layer some floats of fixed size, and pages that grow with
+// the sequence.
+#ifndef ATTND_MODELS_SEQUENCE_STATE_H_
+#define ATTND_MODELS_SEQUENCE_STATE_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/core/tensor.h"
+
+namespace attnd::models {
+
+// Sizes of one layer's state, in floats.
+struct LayerLayout {
+  int64_t fixed = 0;
+  int64_t page = 0;    // For kPage positions; 0: the layer has no pages.
+  int64_t window = 0;  // Positions that a token sees, itself included; 0: all.
+};
+
+struct LayerState {
+  Tensor fixed;               // float32 [fixed], zeros at the start.
+  std::vector<Tensor> pages;  // float32 [page]; undefined where no token to come sees it.
+};
+
+// The state after `position` tokens. Full pages are never written again, so that copies share them.
+// Not safe from two threads.
+class SequenceState {
+ public:
+  // RESOURCE_EXHAUSTED if there is no memory.
+  static absl::StatusOr<SequenceState> Create(absl::Span<const LayerLayout> layouts);
+
+  SequenceState(SequenceState&&) = default;
+  SequenceState& operator=(SequenceState&&) = default;
+
+  // An independent state of equal content; costs the fixed parts and one page a layer.
+  absl::StatusOr<SequenceState> Copy() const;
+
+  int64_t position() const { return position_; }
+  LayerState& layer(int64_t index) { return layers_[static_cast<size_t>(index)]; }
+  const LayerState& layer(int64_t index) const { return layers_[static_cast<size_t>(index)]; }
+  int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
+
+  // Makes room for `count` tokens more. On an error nothing has changed but memory.
+  absl::Status Reserve(int64_t count);
+  // `count` tokens were written: forgets pages that no later token sees.
+  void Advance(int64_t count);
+
+  // Of this state alone, shared pages counted in full.
+  int64_t byte_size() const;
+
+ private:
+  SequenceState() = default;
+
+  int64_t position_ = 0;
+  std::vector<LayerLayout> layouts_;
+  std::vector<LayerState> layers_;
+};
+
+}  // namespace attnd::models
+
+#endif  // ATTND_MODELS_SEQUENCE_STATE_H_
