@@ -15,6 +15,9 @@
 namespace attnd::models {
 namespace {
 
+// The library's default, whatever the config's norm_eps.
+constexpr double kHeadNormEps = 1e-5;
+
 class SoftmaxAttention final : public Mixer {
  public:
   SoftmaxAttention(const MixerSource& source, const AttentionSpec& spec, WeightReader& weights)
@@ -23,7 +26,6 @@ class SoftmaxAttention final : public Mixer {
         kv_heads_(spec.kv_heads),
         size_(hidden_ / spec.heads),
         window_(spec.window),
-        eps_(source.config.norm_eps),
         sizes_{size_, size_},
         frequencies_(RopeFrequencies(RopePairs::kHalf, size_, spec.rope_theta)) {
     const int64_t kv = kv_heads_ * size_;
@@ -92,7 +94,7 @@ class SoftmaxAttention final : public Mixer {
     }
     for (int64_t h = 0; !query_norm_.empty() && h < all; ++h) {
       const Floats& norm = h < heads_ ? query_norm_ : key_norm_;
-      RmsNormRow(row + h * size_, size_, eps_, norm, row + h * size_);
+      RmsNormRow(row + h * size_, size_, kHeadNormEps, norm, row + h * size_);
     }
     RotateHeads(frequencies_, position, all, row);
     cpu::ScaleRow(row, 1 / std::sqrt(static_cast<float>(size_)), heads_ * size_);
@@ -128,7 +130,6 @@ class SoftmaxAttention final : public Mixer {
   }
 
   const int64_t hidden_, heads_, kv_heads_, size_, window_;
-  const double eps_;
   const cpu::ReplayHeads sizes_;
   const std::vector<double> frequencies_;
   cpu::PackedMatrix in_, out_;

@@ -52,6 +52,13 @@ import fla  # noqa: E402
 from fla import models as library  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    # Triton's interpreter runs the library's kernels; which of a kernel's variants is fastest is of no interest then.
+    from triton.runtime.autotuner import Autotuner
+
+    Autotuner.do_bench = property(lambda self: lambda call, quantiles: [0.0] * len(quantiles))
+
 COMMON = dict(
     hidden_size=64, num_hidden_layers=3, vocab_size=VOCAB, intermediate_size=96, fuse_cross_entropy=False,
     fuse_linear_cross_entropy=False, max_position_embeddings=512, initializer_range=0.2,
@@ -98,7 +105,8 @@ def error(a, b):
 def make(name, family, settings, folder):
     torch.manual_seed(sum(map(ord, name)))
     config = getattr(library, f"{family}Config")(**{**COMMON, **settings})
-    model = getattr(library, f"{family}ForCausalLM")(config).eval()
+    family = getattr(library, f"{family}ForCausalLM")
+    model = family(config)
     with torch.no_grad():
         for parameter in model.parameters():
             # Norm weights and biases at their usual ones and zeros would hide a loader that mixes them up.
@@ -107,10 +115,12 @@ def make(name, family, settings, folder):
         if hasattr(model.model, "lower_bounds"):
             model.model.lower_bounds.copy_(torch.randn_like(model.model.lower_bounds))
     model.to(torch.bfloat16).save_pretrained(folder)
-    tokens = torch.randint(0, VOCAB, (PREFILL + STEPS,)).cuda()
-    half = logits(model.cuda(), tokens)
-    whole = model.float()
-    full = logits(whole, tokens)
+    tokens = torch.randint(0, VOCAB, (PREFILL + STEPS,)).to(DEVICE)
+    # Read back, since a model that was of another type once keeps that type's rounding in its buffers.
+    half, full = (
+        logits(family.from_pretrained(folder, dtype=dtype).to(DEVICE).eval(), tokens)
+        for dtype in (torch.bfloat16, torch.float32)
+    )
     save_file({"tokens": tokens.int().cpu(), "logits_float32": full, "logits_bfloat16": half}, folder / "golden.safetensors")
     for extra in folder.glob("generation_config.json"):
         extra.unlink()
@@ -131,7 +141,7 @@ def run(name):
 
 
 def main():
-    print("flash-linear-attention", fla.__version__, "torch", torch.__version__, torch.cuda.get_device_name(0), flush=True)
+    print("flash-linear-attention", fla.__version__, "torch", torch.__version__, DEVICE, flush=True)
     with multiprocessing.get_context("spawn").Pool(8, maxtasksperchild=1) as pool:
         for line in pool.imap_unordered(run, CASES):
             print(line, flush=True)

@@ -1,0 +1,316 @@
+// Models of every class, as flash-linear-attention saved and computed them (testdata/, written by
+// testing/make_goldens.py), and what sessions rely on: bits that neither cutting nor company
+// changes.
+#include "models/language_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <random>
+
+#include "kernels/core/safetensors.h"
+#include "models/files.h"
+
+namespace attnd::models {
+namespace {
+
+using ::testing::HasSubstr;
+namespace fs = std::filesystem;
+
+constexpr char kData[] = ATTND_MODEL_DATA;
+
+std::string ReadFile(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+struct Golden {
+  std::vector<int32_t> tokens;
+  std::vector<float> logits_float32, logits_bfloat16;
+};
+
+Golden ReadGolden(const fs::path& folder) {
+  const std::string file = ReadFile(folder / "golden.safetensors");
+  Golden golden;
+  const SafetensorsHeader header = ParseSafetensors(file).value();
+  for (const SafetensorsEntry& entry : header.entries) {
+    const auto copy = [&](auto& to) {
+      to.resize(entry.size / sizeof(to[0]));
+      std::memcpy(to.data(), file.data() + entry.begin, entry.size);
+    };
+    if (entry.name == "tokens") copy(golden.tokens);
+    if (entry.name == "logits_float32") copy(golden.logits_float32);
+    if (entry.name == "logits_bfloat16") copy(golden.logits_bfloat16);
+  }
+  return golden;
+}
+
+double RelativeError(const std::vector<float>& got, const std::vector<float>& expected) {
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    error += std::pow(double{got[i]} - expected[i], 2);
+    norm += std::pow(double{expected[i]}, 2);
+  }
+  return std::sqrt(error / norm);
+}
+
+std::vector<std::string> Cases() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(kData)) {
+    if (fs::exists(entry.path() / "golden.safetensors")) names.push_back(entry.path().filename());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class LanguageModelTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  LanguageModelTest() : random_(seed_) { std::printf("seed %u\n", seed_); }
+
+  void SetUp() override {
+    absl::StatusOr<std::unique_ptr<const LanguageModel>> model = LanguageModel::Load(folder_);
+    ASSERT_TRUE(model.ok()) << model.status();
+    model_ = *std::move(model);
+    vocab_ = model_->config().vocab_size;
+  }
+
+  // Feeds `tokens` in pieces of at most `most` tokens; their logits.
+  std::vector<float> Logits(absl::Span<const int32_t> tokens, size_t most, SequenceState& state) {
+    std::vector<float> logits(tokens.size() * static_cast<size_t>(vocab_));
+    for (size_t at = 0; at < tokens.size();) {
+      const size_t count = std::min(tokens.size() - at, 1 + random_() % most);
+      const Feed feed{&state, tokens.subspan(at, count),
+                      logits.data() + at * static_cast<size_t>(vocab_), true};
+      EXPECT_TRUE(model_->Run({&feed, 1}).ok());
+      at += count;
+    }
+    return logits;
+  }
+
+  std::vector<int32_t> RandomTokens(size_t count) {
+    std::vector<int32_t> tokens(count);
+    for (int32_t& token : tokens)
+      token = static_cast<int32_t>(random_() % static_cast<size_t>(vocab_));
+    return tokens;
+  }
+
+  const unsigned seed_ = std::random_device()();
+  std::mt19937 random_;
+  const fs::path folder_ = fs::path(kData) / GetParam();
+  std::unique_ptr<const LanguageModel> model_;
+  int64_t vocab_ = 0;
+};
+
+TEST_P(LanguageModelTest, ComputesWhatTheLibraryComputes) {
+  const Golden golden = ReadGolden(folder_);
+  SequenceState state = model_->NewState().value();
+  const std::vector<float> logits = Logits(golden.tokens, golden.tokens.size(), state);
+  EXPECT_LT(RelativeError(logits, golden.logits_float32), 1e-4);
+  // The library rounds every activation to bfloat16, and its error is its own: what it loses
+  // against its float32 bounds what may lie between.
+  const double theirs = RelativeError(golden.logits_bfloat16, golden.logits_float32);
+  EXPECT_LT(RelativeError(logits, golden.logits_bfloat16), std::max(2e-2, 1.01 * theirs));
+}
+
+TEST_P(LanguageModelTest, NeitherCuttingNorCompanyChangesABit) {
+  const std::vector<int32_t> tokens = RandomTokens(230);
+  SequenceState whole = model_->NewState().value();
+  const Feed feed_all{&whole, tokens, nullptr, false};
+  std::vector<float> expected(tokens.size() * static_cast<size_t>(vocab_));
+  Feed asked = feed_all;
+  asked.logits = expected.data();
+  asked.all_logits = true;
+  ASSERT_TRUE(model_->Run({&asked, 1}).ok());
+
+  SequenceState single = model_->NewState().value();
+  EXPECT_EQ(Logits(tokens, 1, single), expected);
+  SequenceState cut = model_->NewState().value();
+  EXPECT_EQ(Logits(tokens, 100, cut), expected);
+
+  // Beside sequences that join and leave.
+  SequenceState among = model_->NewState().value();
+  std::vector<float> logits(expected.size());
+  std::vector<std::vector<int32_t>> others;
+  for (size_t at = 0; at < tokens.size();) {
+    const size_t count = std::min<size_t>(tokens.size() - at, 1 + random_() % 40);
+    std::vector<SequenceState> company;
+    others.clear();
+    for (size_t i = random_() % 5; i > 0; --i) {
+      company.push_back(model_->NewState().value());
+      others.push_back(RandomTokens(1 + random_() % 70));
+    }
+    std::vector<Feed> feeds;
+    for (size_t i = 0; i < company.size(); ++i) {
+      feeds.push_back({&company[i], others[i], nullptr, false});
+    }
+    const Feed own{&among, absl::MakeConstSpan(tokens).subspan(at, count),
+                   logits.data() + at * static_cast<size_t>(vocab_), true};
+    feeds.insert(feeds.begin() + static_cast<int64_t>(random_() % (feeds.size() + 1)), own);
+    ASSERT_TRUE(model_->Run(feeds).ok());
+    at += count;
+  }
+  EXPECT_EQ(logits, expected);
+}
+
+TEST_P(LanguageModelTest, ACopyGoesItsOwnWay) {
+  const std::vector<int32_t> start = RandomTokens(1 + random_() % 200), left = RandomTokens(100),
+                             right = RandomTokens(100);
+  SequenceState state = model_->NewState().value();
+  Logits(start, 64, state);
+  SequenceState copy = state.Copy().value();
+  EXPECT_EQ(copy.position(), static_cast<int64_t>(start.size()));
+  const std::vector<float> a = Logits(left, 7, state), b = Logits(right, 9, copy);
+
+  const auto straight = [&](const std::vector<int32_t>& rest) {
+    SequenceState fresh = model_->NewState().value();
+    Logits(start, 64, fresh);
+    return Logits(rest, 50, fresh);
+  };
+  EXPECT_EQ(a, straight(left));
+  EXPECT_EQ(b, straight(right));
+}
+
+TEST_P(LanguageModelTest, RefusesTokensOutsideOfTheVocabulary) {
+  SequenceState state = model_->NewState().value();
+  const std::vector<int32_t> tokens = {1, static_cast<int32_t>(vocab_)};
+  const Feed feed{&state, tokens, nullptr, false};
+  const absl::Status status = model_->Run({&feed, 1});
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("tokens: given 96, expected [0, 96)"));
+  EXPECT_EQ(state.position(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Classes, LanguageModelTest, ::testing::ValuesIn(Cases()),
+                         [](const auto& info) { return info.param; });
+
+// A folder of one's own, to spoil.
+class CheckpointTest : public ::testing::Test {
+ protected:
+  CheckpointTest() {
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    config_ = ReadFile(fs::path(kData) / "gated_deltanet" / "config.json");
+    weights_ = ReadFile(fs::path(kData) / "gated_deltanet" / "model.safetensors");
+    header_ = ParseSafetensors(weights_).value();
+    Write("config.json", config_);
+  }
+  ~CheckpointTest() override { fs::remove_all(folder_); }
+
+  void Write(const std::string& name, const std::string& bytes) {
+    std::ofstream(folder_ / name, std::ios::binary) << bytes;
+  }
+
+  // The tensors for which keep says so, under the names that it gives.
+  void WriteWeights(const std::string& file, const std::function<bool(SafetensorsEntry&)>& keep) {
+    SafetensorsHeader header;
+    std::string data;
+    for (SafetensorsEntry entry : header_.entries) {
+      const absl::string_view bytes(weights_.data() + entry.begin, entry.size);
+      if (!keep(entry)) continue;
+      header.entries.push_back(entry);
+      data.append(bytes.data(), bytes.size());
+    }
+    Write(file, FormatSafetensorsHeader(header) + data);
+  }
+
+  std::string Error() {
+    const absl::StatusOr<std::unique_ptr<const LanguageModel>> model = LanguageModel::Load(folder_);
+    return model.ok() ? "loaded" : std::string(model.status().message());
+  }
+
+  std::string ErrorOfConfig(const std::string& from, const std::string& to) {
+    WriteWeights("model.safetensors", [](SafetensorsEntry&) { return true; });
+    std::string config = config_;
+    const size_t at = config.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    config.replace(at, from.size(), to);
+    Write("config.json", config);
+    return Error();
+  }
+
+  const fs::path folder_ = fs::path(::testing::TempDir()) /
+                           ("attnd_checkpoint_test_" + std::to_string(std::random_device()()));
+  std::string config_, weights_;
+  SafetensorsHeader header_;
+};
+
+TEST_F(CheckpointTest, NamesWhatIsMissingUnknownOrMisshapen) {
+  const std::string name = "model.layers.1.attn.k_proj.weight";
+  WriteWeights("model.safetensors", [&](SafetensorsEntry& e) { return e.name != name; });
+  EXPECT_THAT(Error(), HasSubstr("weights: " + name + ": given nothing, expected [64,64]"));
+  WriteWeights("model.safetensors", [&](SafetensorsEntry& e) {
+    if (e.name == name) e.shape = {32, 128};
+    return true;
+  });
+  EXPECT_THAT(Error(), HasSubstr(name + ": given bfloat16[32,128]"));
+  WriteWeights("model.safetensors", [&](SafetensorsEntry& e) {
+    if (e.name == name) e.name = "model.layers.1.attn.key.weight";
+    return true;
+  });
+  EXPECT_THAT(Error(), HasSubstr(name + ": given nothing"));
+  Write("model.safetensors", weights_.substr(0, weights_.size() - 1));
+  EXPECT_THAT(Error(), HasSubstr("given bytes"));
+  fs::remove(folder_ / "model.safetensors");
+  EXPECT_THAT(Error(), HasSubstr("model.safetensors"));
+}
+
+TEST_F(CheckpointTest, RefusesTensorsThatNobodyReads) {
+  const std::string extra = "model.layers.0.attn.D";
+  SafetensorsHeader header = header_;
+  std::string data;
+  for (const SafetensorsEntry& entry : header_.entries) {
+    data.append(weights_, entry.begin, entry.size);
+  }
+  header.entries.push_back({extra, DType::kFloat32, {2}});
+  Write("model.safetensors", FormatSafetensorsHeader(header) + data + std::string(8, '\0'));
+  EXPECT_THAT(Error(), HasSubstr("weights: " + extra + ": given float32[2], expected no tensor"));
+}
+
+TEST_F(CheckpointTest, ReadsShards) {
+  WriteWeights("model.safetensors", [](SafetensorsEntry&) { return true; });
+  const auto whole = LanguageModel::Load(folder_).value();
+  fs::remove(folder_ / "model.safetensors");
+  std::string map;
+  int i = 0;
+  for (const char* file : {"a.safetensors", "b.safetensors"}) {
+    const int own = i++;
+    int n = 0;
+    WriteWeights(file, [&](SafetensorsEntry& e) {
+      if (n++ % 2 != own) return false;
+      map += (map.empty() ? "\"" : ",\"") + e.name + "\":\"" + file + "\"";
+      return true;
+    });
+  }
+  Write("model.safetensors.index.json", "{\"weight_map\":{" + map + "}}");
+  const auto sharded = LanguageModel::Load(folder_);
+  ASSERT_TRUE(sharded.ok()) << sharded.status();
+  EXPECT_EQ((*sharded)->weights_hash(), whole->weights_hash());
+  Write("model.safetensors.index.json", "{\"weight_map\":{\"x\":\"../a.safetensors\"}}");
+  EXPECT_THAT(Error(), HasSubstr("expected a file of the folder"));
+}
+
+TEST_F(CheckpointTest, NamesTheKeyThatIsWrong) {
+  EXPECT_THAT(ErrorOfConfig("\"gated_deltanet\"", "\"mamba\""),
+              HasSubstr("model_type: given \"mamba\", expected one of delta_net"));
+  EXPECT_THAT(ErrorOfConfig("\"hidden_size\": 64", "\"hidden_size\": \"big\""),
+              HasSubstr("hidden_size: given \"big\", expected an integer"));
+  EXPECT_THAT(ErrorOfConfig("\"hidden_act\": \"swish\"", "\"hidden_act\": \"gelu\""),
+              HasSubstr("hidden_act: given \"gelu\", expected \"swish\""));
+  const auto attention = [&](const std::string& spec) {
+    return ErrorOfConfig("\"attn\": null", "\"attn\": " + spec);
+  };
+  EXPECT_THAT(attention(R"({"layers":[3],"num_heads":2})"),
+              HasSubstr("expected indices in [0, 3)"));
+  EXPECT_THAT(attention(R"({"layers":[1,1],"num_heads":2})"), HasSubstr("1 comes twice"));
+  EXPECT_THAT(attention(R"({"layers":[1],"num_heads":2,"window_size":0})"),
+              HasSubstr("window_size: given 0"));
+  EXPECT_THAT(attention(R"([{"layers":[1],"num_heads":3}])"), HasSubstr("attn[0]: num_heads"));
+}
+
+}  // namespace
+}  // namespace attnd::models
