@@ -175,6 +175,25 @@ TEST_P(LanguageModelTest, ACopyGoesItsOwnWay) {
   EXPECT_EQ(b, straight(right));
 }
 
+TEST_P(LanguageModelTest, AnImageGoesOnAsTheStateDoes) {
+  const std::vector<int32_t> start = RandomTokens(1 + random_() % 200), rest = RandomTokens(100);
+  SequenceState state = model_->NewState().value();
+  Logits(start, 64, state);
+  SequenceState::Image image;
+  state.Save(image);
+  std::string bytes;
+  for (const absl::string_view part : image.parts) bytes.append(part.data(), part.size());
+  absl::StatusOr<SequenceState> back = SequenceState::Load(model_->layouts(), bytes);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(Logits(rest, 11, *back), Logits(rest, 13, state));
+
+  for (const size_t size : {size_t{0}, size_t{20}, bytes.size() - 1}) {
+    EXPECT_FALSE(SequenceState::Load(model_->layouts(), bytes.substr(0, size)).ok()) << size;
+  }
+  EXPECT_FALSE(SequenceState::Load(model_->layouts(), bytes + "x").ok());
+  EXPECT_FALSE(SequenceState::Load(model_->layouts().subspan(1), bytes).ok());
+}
+
 TEST_P(LanguageModelTest, RefusesTokensOutsideOfTheVocabulary) {
   SequenceState state = model_->NewState().value();
   const std::vector<int32_t> tokens = {1, static_cast<int32_t>(vocab_)};

@@ -25,6 +25,47 @@ absl::StatusOr<Tensor> CopyOf(const Tensor& tensor) {
   return memory;
 }
 
+// What an image begins with: this, the position, the number of layers, then for each its floats of
+// fixed size, its floats of a page, and which pages are there: the first one, and one after the
+// last.
+constexpr uint64_t kMagic = 0x31657461'74736e74;  // "tnstate1", read backwards.
+
+void Put(uint64_t value, std::string& out) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+class ImageReader {
+ public:
+  explicit ImageReader(absl::string_view bytes) : bytes_(bytes) {}
+  uint64_t Number() {
+    uint64_t value = 0;
+    if (const absl::string_view part = Bytes(sizeof(value)); !part.empty()) {
+      std::memcpy(&value, part.data(), sizeof(value));
+    }
+    return value;
+  }
+  // Empty after an error.
+  absl::string_view Bytes(uint64_t size) {
+    if (size > bytes_.size()) {
+      good_ = false;
+      return {};
+    }
+    const absl::string_view part = bytes_.substr(0, size);
+    bytes_.remove_prefix(size);
+    return part;
+  }
+  bool good() const { return good_; }
+  bool done() const { return bytes_.empty(); }
+
+ private:
+  absl::string_view bytes_;
+  bool good_ = true;
+};
+
+absl::string_view BytesOf(const Tensor& tensor) {
+  return {tensor.data<char>(), static_cast<size_t>(tensor.byte_size())};
+}
+
 }  // namespace
 
 absl::StatusOr<SequenceState> SequenceState::Create(absl::Span<const LayerLayout> layouts) {
@@ -85,6 +126,69 @@ void SequenceState::Advance(int64_t count) {
       gone = Tensor();
     }
   }
+}
+
+void SequenceState::Save(Image& image) const {
+  image.header.clear();
+  Put(kMagic, image.header);
+  Put(static_cast<uint64_t>(position_), image.header);
+  Put(layers_.size(), image.header);
+  std::vector<absl::string_view> parts;
+  const auto used = static_cast<size_t>((position_ + kPage - 1) / kPage);
+  for (const LayerState& layer : layers_) {
+    const size_t end = std::min(used, layer.pages.size());
+    size_t first = 0;
+    while (first < end && !layer.pages[first].defined()) ++first;
+    const auto own = static_cast<size_t>(&layer - layers_.data());
+    Put(static_cast<uint64_t>(layouts_[own].fixed), image.header);
+    Put(static_cast<uint64_t>(layouts_[own].page), image.header);
+    Put(first, image.header);
+    Put(end, image.header);
+    parts.push_back(BytesOf(layer.fixed));
+    for (size_t i = first; i < end; ++i) parts.push_back(BytesOf(layer.pages[i]));
+  }
+  image.parts = {image.header};
+  image.parts.insert(image.parts.end(), parts.begin(), parts.end());
+}
+
+absl::StatusOr<SequenceState> SequenceState::Load(absl::Span<const LayerLayout> layouts,
+                                                  absl::string_view bytes) {
+  const auto bad = [] { return absl::DataLossError("state: not one of this model"); };
+  absl::StatusOr<SequenceState> state = Create(layouts);
+  if (!state.ok()) return state.status();
+  ImageReader reader(bytes);
+  if (reader.Number() != kMagic) return bad();
+  state->position_ = static_cast<int64_t>(reader.Number());
+  if (reader.Number() != layouts.size() || state->position_ < 0) return bad();
+  const auto pages = static_cast<uint64_t>((state->position_ + kPage - 1) / kPage);
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  for (const LayerLayout& layout : layouts) {
+    if (reader.Number() != static_cast<uint64_t>(layout.fixed) ||
+        reader.Number() != static_cast<uint64_t>(layout.page)) {
+      return bad();
+    }
+    const uint64_t first = reader.Number(), end = reader.Number();
+    if (!reader.good() || first > end || end != (layout.page == 0 ? 0 : pages)) return bad();
+    ranges.emplace_back(first, end);
+  }
+  for (size_t l = 0; l < layouts.size(); ++l) {
+    LayerState& layer = state->layers_[l];
+    const auto copy = [&](const Tensor& to) {
+      const absl::string_view part = reader.Bytes(static_cast<uint64_t>(to.byte_size()));
+      if (reader.good()) std::memcpy(to.raw(), part.data(), part.size());
+      return reader.good();
+    };
+    if (!copy(layer.fixed)) return bad();
+    layer.pages.resize(ranges[l].first);
+    for (uint64_t i = ranges[l].first; i < ranges[l].second; ++i) {
+      absl::StatusOr<Tensor> page = Zeros(layouts[l].page);
+      if (!page.ok()) return page.status();
+      if (!copy(*page)) return bad();
+      layer.pages.push_back(*std::move(page));
+    }
+  }
+  if (!reader.done()) return bad();
+  return state;
 }
 
 int64_t SequenceState::byte_size() const {

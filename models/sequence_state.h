@@ -4,9 +4,11 @@
 #define ATTND_MODELS_SEQUENCE_STATE_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "kernels/core/tensor.h"
 
@@ -49,6 +51,16 @@ class SequenceState {
 
   // Of this state alone, shared pages counted in full.
   int64_t byte_size() const;
+
+  // The state as bytes: a header, then views on this state's memory, valid until it changes.
+  struct Image {
+    std::string header;
+    std::vector<absl::string_view> parts;  // The header first.
+  };
+  void Save(Image& image) const;
+  // The way back. DATA_LOSS if the bytes are no image of a state of these layouts.
+  static absl::StatusOr<SequenceState> Load(absl::Span<const LayerLayout> layouts,
+                                            absl::string_view bytes);
 
  private:
   SequenceState() = default;

@@ -1,8 +1,8 @@
 // Where sessions live when no memory holds them: an append-only log of each session's records, and
 // states at some of its positions.
 //
-// Truth is the log; states are caches of it that save replaying. A record or a state that comes back is
-// the one that was put, whole: what the medium damaged is DATA_LOSS, never something else.
+// Truth is the log; states are caches of it that save replaying. A record or a state that comes
+// back is the one that was put, whole: what the medium damaged is DATA_LOSS, never something else.
 #ifndef ATTND_SERVICE_SESSION_SESSION_STORE_H_
 #define ATTND_SERVICE_SESSION_SESSION_STORE_H_
 
@@ -24,11 +24,11 @@ enum class Durability : uint8_t {
   kSync,   // The end of the machine, once the call returns.
 };
 
-// Safe from many threads; calls for one session come from one at a time. Session ids are keys of 1 to
-// 256 bytes and mean nothing to the store. Errors: NOT_FOUND; ABORTED from an owner whose epoch is not
-// the session's any more; RESOURCE_EXHAUSTED for a quota or a full disk: nothing has changed then;
-// DATA_LOSS for damage, naming the session and what is damaged; UNAVAILABLE if the medium is out of
-// reach: repeat it.
+// Safe from many threads; calls for one session come from one at a time. Session ids are keys of 1
+// to 256 bytes and mean nothing to the store. Errors: NOT_FOUND; ABORTED from an owner whose epoch
+// is not the session's any more; RESOURCE_EXHAUSTED for a quota or a full disk: nothing has changed
+// then; DATA_LOSS for damage, naming the session and what is damaged; UNAVAILABLE if the medium is
+// out of reach: repeat it.
 class SessionStore {
  public:
   struct StateInfo {
@@ -45,12 +45,12 @@ class SessionStore {
 
   virtual ~SessionStore() = default;
 
-  // Takes the session (a new one, or one that exists) for this owner and returns its epoch, which is
-  // larger than any before. Later calls that carry a smaller epoch are ABORTED.
+  // Takes the session (a new one, or one that exists) for this owner and returns its epoch, which
+  // is larger than any before. Later calls that carry a smaller epoch are ABORTED.
   virtual absl::StatusOr<uint64_t> Acquire(absl::string_view session) = 0;
 
-  // Appends the record with that sequence number. One that is there already with the same bytes is OK,
-  // with others FAILED_PRECONDITION; one that leaves a gap is INVALID_ARGUMENT.
+  // Appends the record with that sequence number. One that is there already with the same bytes is
+  // OK, with others FAILED_PRECONDITION; one that leaves a gap is INVALID_ARGUMENT.
   virtual absl::Status Append(absl::string_view session, uint64_t epoch, const Record& record,
                               Durability durability) = 0;
   // Many sessions' records as one write: all or none.
@@ -65,8 +65,8 @@ class SessionStore {
   virtual absl::StatusOr<std::vector<Record>> ReadLog(absl::string_view session,
                                                       uint64_t first = 0) = 0;
 
-  // Keeps a state for its position, instead of one that is there. `state` is the concatenation of the
-  // parts.
+  // Keeps a state for its position, instead of one that is there. `state` is the concatenation of
+  // the parts.
   virtual absl::Status PutState(absl::string_view session, uint64_t epoch, const StateInfo& info,
                                 absl::Span<const absl::string_view> parts,
                                 Durability durability) = 0;

@@ -1,0 +1,125 @@
+#include "service/session/live_session.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace attnd {
+
+absl::Status LiveSession::Enter(size_t max_waiting, absl::AnyInvocable<void()> run) {
+  {
+    absl::MutexLock lock(&mu_);
+    used_ = absl::Now();
+    if (busy_) {
+      if (waiting_.size() >= max_waiting) {
+        return absl::ResourceExhaustedError(
+            absl::StrCat("session ", id_, ": ", waiting_.size(),
+                         " calls wait for their turn: repeat the call later"));
+      }
+      waiting_.push_back(std::move(run));
+      return absl::OkStatus();
+    }
+    busy_ = true;
+  }
+  std::move(run)();
+  return absl::OkStatus();
+}
+
+void LiveSession::Leave() {
+  absl::AnyInvocable<void()> next;
+  {
+    absl::MutexLock lock(&mu_);
+    used_ = absl::Now();
+    if (waiting_.empty()) {
+      busy_ = false;
+      return;
+    }
+    next = std::move(waiting_.front());
+    waiting_.pop_front();
+  }
+  std::move(next)();
+}
+
+bool LiveSession::idle() const {
+  absl::MutexLock lock(&mu_);
+  return !busy_;
+}
+
+absl::Status LiveSession::Apply(const v1::SessionRecord& record) {
+  absl::MutexLock lock(&mu_);
+  return log_.Apply(record);
+}
+
+void LiveSession::set_durable(uint64_t position) {
+  absl::MutexLock lock(&mu_);
+  durable_ = position;
+}
+
+absl::Status LiveSession::TakeBackTo(uint64_t most) {
+  const auto read = [](const models::SequenceState& state) {
+    return static_cast<uint64_t>(state.position());
+  };
+  anchors.erase(anchors.upper_bound(most), anchors.end());
+  if (state.has_value() && read(*state) <= most) return absl::OkStatus();
+  state.reset();
+  if (!anchors.empty()) {
+    absl::StatusOr<models::SequenceState> copy = anchors.rbegin()->second->Copy();
+    if (!copy.ok()) return copy.status();
+    state = *std::move(copy);
+  }
+  NoteStateBytes();
+  return absl::OkStatus();
+}
+
+void LiveSession::NoteStateBytes() {
+  int64_t bytes = state.has_value() ? state->byte_size() : 0;
+  for (const auto& [position, anchor] : anchors) bytes += anchor->byte_size();
+  absl::MutexLock lock(&mu_);
+  state_bytes_ = bytes;
+  in_memory_ = state.has_value();
+}
+
+int64_t LiveSession::state_bytes() const {
+  absl::MutexLock lock(&mu_);
+  return state_bytes_;
+}
+
+absl::Time LiveSession::used() const {
+  absl::MutexLock lock(&mu_);
+  return used_;
+}
+
+bool LiveSession::deleted() const {
+  absl::MutexLock lock(&mu_);
+  return deleted_;
+}
+
+void LiveSession::set_deleted() {
+  absl::MutexLock lock(&mu_);
+  deleted_ = true;
+}
+
+v1::Session LiveSession::Describe() const {
+  absl::MutexLock lock(&mu_);
+  v1::Session out;
+  const v1::SessionRecord::Created& created = log_.created();
+  out.set_session(id_);
+  out.set_model(created.model());
+  out.set_position(log_.position());
+  out.set_durable_position(std::min<uint64_t>(durable_, log_.position()));
+  out.set_state_bytes(static_cast<uint64_t>(state_bytes_));
+  out.set_tier(in_memory_ ? "host" : "store");
+  out.set_durability(created.durability());
+  out.set_seed(created.seed());
+  out.set_weights_hash(created.weights_hash());
+  out.set_parent(created.parent());
+  out.set_forked_at(created.forked_at());
+  *out.mutable_labels() = created.labels();
+  if (created.idle_seconds() > 0) {
+    out.set_expires_in_seconds(created.idle_seconds() - absl::ToDoubleSeconds(absl::Now() - used_));
+  }
+  return out;
+}
+
+}  // namespace attnd

@@ -1,0 +1,82 @@
+// A session in memory.
+#ifndef ATTND_SERVICE_SESSION_LIVE_SESSION_H_
+#define ATTND_SERVICE_SESSION_LIVE_SESSION_H_
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "attnd/v1/sessions.pb.h"
+#include "models/sequence_state.h"
+#include "service/session/model_table.h"
+#include "service/session/session_log.h"
+#include "service/session/session_store.h"
+
+namespace attnd {
+
+// Turns: who holds one has the session's log and states to itself; others read facts under the
+// lock.
+class LiveSession {
+ public:
+  explicit LiveSession(std::string id) : id_(std::move(id)) {}
+
+  const std::string& id() const { return id_; }
+
+  // Calls `run` when it is its turn: at once, or from Leave. RESOURCE_EXHAUSTED if too many wait.
+  absl::Status Enter(size_t max_waiting, absl::AnyInvocable<void()> run) ABSL_LOCKS_EXCLUDED(mu_);
+  // Ends a turn, and begins the next.
+  void Leave() ABSL_LOCKS_EXCLUDED(mu_);
+  bool idle() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // What clients see; any thread.
+  v1::Session Describe() const ABSL_LOCKS_EXCLUDED(mu_);
+  // Applies a record of this session's log; in a turn.
+  absl::Status Apply(const v1::SessionRecord& record) ABSL_LOCKS_EXCLUDED(mu_);
+  void set_durable(uint64_t position) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // In a turn.
+  const SessionLog& log() const { return log_; }
+  std::shared_ptr<const LoadedModel> model;
+  uint64_t epoch = 0;
+  uint64_t records_written = 0;  // To the store.
+  Durability durability = Durability::kAsync;
+
+  // The state that has read tokens [0, position()); undefined while it is in the store only.
+  std::optional<models::SequenceState> state;
+  // At multiples of the anchors' distance; shared with forks, never written.
+  std::map<uint64_t, std::shared_ptr<const models::SequenceState>> anchors;
+  // The latest state of at most `most` tokens that memory holds is put into `state`, or none.
+  absl::Status TakeBackTo(uint64_t most) ABSL_LOCKS_EXCLUDED(mu_);
+  void NoteStateBytes() ABSL_LOCKS_EXCLUDED(mu_);
+  int64_t state_bytes() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  absl::Time used() const ABSL_LOCKS_EXCLUDED(mu_);
+  bool deleted() const ABSL_LOCKS_EXCLUDED(mu_);
+  void set_deleted() ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  const std::string id_;
+  SessionLog log_;  // Written in turns under mu_, read in turns or under mu_.
+  mutable absl::Mutex mu_;
+  bool busy_ ABSL_GUARDED_BY(mu_) = false;
+  bool deleted_ ABSL_GUARDED_BY(mu_) = false;
+  std::deque<absl::AnyInvocable<void()>> waiting_ ABSL_GUARDED_BY(mu_);
+  absl::Time used_ ABSL_GUARDED_BY(mu_) = absl::Now();
+  uint64_t durable_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t state_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  bool in_memory_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_SESSION_LIVE_SESSION_H_

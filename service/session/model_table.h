@@ -1,0 +1,62 @@
+// The language models of a process: folders of one directory, loaded when asked for.
+#ifndef ATTND_SERVICE_SESSION_MODEL_TABLE_H_
+#define ATTND_SERVICE_SESSION_MODEL_TABLE_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "models/language_model.h"
+#include "models/tokenizer.h"
+#include "service/session/model_runner.h"
+
+namespace attnd {
+
+// A loaded model. Whoever holds a pointer may read it, also after it was unloaded from the table; its runner
+// takes nothing any more then.
+struct LoadedModel {
+  std::string name;
+  std::string card;  // README.md of its folder.
+  std::unique_ptr<const models::LanguageModel> model;
+  std::unique_ptr<const models::Tokenizer> tokenizer;
+  std::unique_ptr<ModelRunner> runner;
+};
+
+// Safe from many threads.
+class ModelTable {
+ public:
+  // `folder` holds one folder a model; empty: there are no models.
+  ModelTable(std::string folder, const RunnerOptions& options)
+      : folder_(std::move(folder)), options_(options) {}
+
+  ~ModelTable() { Stop(); }
+
+  // Names of folders that hold a config.json, in order.
+  std::vector<std::string> names() const;
+  // The model of that name if it is loaded, else null.
+  std::shared_ptr<const LoadedModel> Find(absl::string_view name) const;
+  // Loads it where it is not; blocks for as long as that takes. NOT_FOUND with the names that there
+  // are; INVALID_ARGUMENT for a name that is no plain one, or a checkpoint that is wrong.
+  absl::StatusOr<std::shared_ptr<const LoadedModel>> Load(absl::string_view name);
+  // Whether it was there. What runs on it ends with UNAVAILABLE.
+  bool Unload(absl::string_view name);
+  // Unloads all of them.
+  void Stop();
+
+ private:
+  const std::string folder_;
+  const RunnerOptions options_;
+  mutable absl::Mutex mu_;
+  std::map<std::string, std::shared_ptr<const LoadedModel>, std::less<>> loaded_
+      ABSL_GUARDED_BY(mu_);
+  absl::Mutex loading_;  // Held while a checkpoint is read: one at a time.
+};
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_SESSION_MODEL_TABLE_H_

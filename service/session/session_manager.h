@@ -1,0 +1,162 @@
+// Sessions on language models: their logs, states and tiers, and what may be done with them.
+//
+// A session holds tokens; its state has read all of them but at most the last ones, and catches up
+// when it must. Mutations of one session run one after another, in the order in which they came.
+// Each is in the log before it runs, so that a process that ends at any moment leaves sessions that
+// go on where their clients saw them: what was sampled and not logged is sampled again, the same.
+#ifndef ATTND_SERVICE_SESSION_SESSION_MANAGER_H_
+#define ATTND_SERVICE_SESSION_SESSION_MANAGER_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "attnd/v1/sessions.pb.h"
+#include "service/session/live_session.h"
+#include "service/session/log_writer.h"
+#include "service/session/model_table.h"
+#include "service/session/session_store.h"
+
+namespace attnd {
+
+struct SessionLimits {
+  size_t max_sessions = 1000000;               // In memory and in the store.
+  int64_t max_state_bytes = int64_t{2} << 30;  // Of states in memory, anchors included.
+  size_t max_waiting = 64;                     // Mutations that wait for their turn at one session.
+  uint64_t max_tokens = uint64_t{1} << 20;
+  double idle_seconds = 24 * 3600;
+  // States are kept at multiples of this, the last `anchors` of a session in memory: a rewind
+  // replays fewer tokens than this.
+  uint64_t anchor_every = 512;
+  size_t anchors = 4;
+};
+
+// Takes a decode's events, one at a time. Calls come from threads of the manager's.
+class DecodeSink {
+ public:
+  enum class Answer : uint8_t {
+    kGoOn,
+    kPause,  // Takes no more until SessionManager::Resume.
+    kStop,   // Nobody listens any more: the decode is left as it is.
+  };
+  virtual ~DecodeSink() = default;
+  virtual Answer Event(v1::DecodeEvent event) = 0;
+  // After the last event; exactly once.
+  virtual void Done(absl::Status status) = 0;
+};
+
+class SessionManager {
+ public:
+  using SessionDone = absl::AnyInvocable<void(absl::StatusOr<v1::Session>)>;
+  using AppendDone = absl::AnyInvocable<void(absl::StatusOr<v1::AppendResponse>)>;
+
+  // `models` and `store` must outlive the manager. With a store that keeps nothing beyond the
+  // process, sessions live as long as it does.
+  SessionManager(ModelTable& models, SessionStore& store, const SessionLimits& limits);
+  // Nobody may call any more. What runs is cut; logs are whole.
+  ~SessionManager();
+
+  // Every call answers once, on this thread or another, and never blocks on the store or a model.
+  // Errors as in sessions.proto.
+  void Create(v1::CreateSessionRequest request, SessionDone done);
+  void Get(v1::GetSessionRequest request, SessionDone done);
+  void Append(v1::AppendRequest request, AppendDone done);
+  void Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSink> sink);
+  void Fork(v1::ForkRequest request, SessionDone done);
+  void Rewind(v1::RewindRequest request, SessionDone done);
+  void Delete(v1::DeleteSessionRequest request, absl::AnyInvocable<void(absl::Status)> done);
+  void List(v1::ListSessionsRequest request,
+            absl::AnyInvocable<void(absl::StatusOr<v1::ListSessionsResponse>)> done);
+
+  // The sink takes events again.
+  void Resume(absl::string_view session);
+
+  struct Usage {
+    size_t sessions;  // In memory.
+    size_t states;    // Sessions whose state is in memory.
+    int64_t state_bytes;
+    uint64_t sampled, read, replayed, restored, evicted, expired;
+  };
+  Usage usage() const;
+
+ private:
+  class DecodeRun;
+  using SessionPtr = std::shared_ptr<LiveSession>;
+  using Found = absl::AnyInvocable<void(absl::StatusOr<SessionPtr>)>;
+  using Then = absl::AnyInvocable<void(absl::Status)>;
+
+  // What a mutation's request says of itself.
+  struct Mutation {
+    std::string key;
+    std::optional<uint64_t> expected;
+    uint64_t hash = 0;
+  };
+
+  // Gives the session in a turn, which `found` ends by Leave; reads its log from the store where it
+  // is not in memory.
+  void Enter(const std::string& id, Found found) ABSL_LOCKS_EXCLUDED(mu_);
+  // On the writer's thread.
+  absl::StatusOr<SessionPtr> Recover(const std::string& id) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<SessionPtr> Add(SessionPtr session) ABSL_LOCKS_EXCLUDED(mu_);
+  void Forget(const SessionPtr& session) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // In a turn. The request that this one repeats, or null; FAILED_PRECONDITION if it has the key of
+  // another, or a position at which the session does not stand.
+  absl::StatusOr<const SessionLog::Request*> FindRepeated(const LiveSession& session,
+                                                          const Mutation& mutation) const;
+  // Settles a decode that was cut: what lies beyond the expected position is taken back.
+  void Settle(const SessionPtr& session, std::optional<uint64_t> expected, Then then);
+  // Brings a record to the store, as durable as the session asks, and to the session.
+  void Record(const SessionPtr& session, const Mutation& mutation, v1::SessionRecord record,
+              Then then);
+  // Writes without waiting.
+  void RecordLater(const SessionPtr& session, const v1::SessionRecord& record);
+
+  // Lets the state read the tokens up to `end`.
+  void CatchUp(const SessionPtr& session, uint64_t end, Then then);
+  // A state to go on from: in memory, in the store, or the empty one. On the writer's thread where
+  // the store must be asked.
+  void NeedState(const SessionPtr& session, uint64_t most, Then then);
+  // The next tokens for the state, up to `end` or the next anchor.
+  std::vector<int32_t> Piece(const LiveSession& session, uint64_t end) const;
+  void AfterPiece(LiveSession& session);
+  void CreateWith(const std::string& id, v1::SessionRecord record, SessionPtr parent,
+                  SessionDone done);
+  void ShareStates(const LiveSession& parent, const std::string& fork, uint64_t position)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  void Evict(const SessionPtr& session);
+  void Housekeep() ABSL_LOCKS_EXCLUDED(mu_);
+  // Samples until the decode ends or its sink says otherwise; gives the turn back then.
+  void RunDecode(const std::shared_ptr<DecodeRun>& run) ABSL_LOCKS_EXCLUDED(mu_);
+  std::vector<int32_t> AfterStep(const std::shared_ptr<DecodeRun>& run, absl::Status status,
+                                 absl::Span<const float> logits) ABSL_LOCKS_EXCLUDED(mu_);
+  DecodeSink::Answer SendKnown(const std::shared_ptr<DecodeRun>& run) ABSL_LOCKS_EXCLUDED(mu_);
+  void LogSampled(const std::shared_ptr<DecodeRun>& run);
+  void EndDecode(const std::shared_ptr<DecodeRun>& run, absl::Status status);
+
+  ModelTable& models_;
+  SessionStore& store_;
+  const SessionLimits limits_;
+  mutable absl::Mutex mu_;
+  absl::flat_hash_map<std::string, SessionPtr> sessions_ ABSL_GUARDED_BY(mu_);
+  Usage usage_ ABSL_GUARDED_BY(mu_) = {};
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  // Decodes whose sinks take no more for now, by session.
+  absl::flat_hash_map<std::string, std::shared_ptr<DecodeRun>> paused_ ABSL_GUARDED_BY(mu_);
+  LogWriter writer_;
+  std::thread housekeeper_;
+};
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_SESSION_SESSION_MANAGER_H_
