@@ -10,6 +10,7 @@ namespace attnd::models {
 namespace {
 
 using cpu::kPage;
+static_assert(kPage == kPagePositions);
 
 absl::StatusOr<Tensor> Zeros(int64_t size) {
   absl::StatusOr<Tensor> memory = AllocateHost(DType::kFloat32, {size});

@@ -14,10 +14,13 @@
 
 namespace attnd::models {
 
+// Positions of a page.
+inline constexpr int64_t kPagePositions = 64;
+
 // Sizes of one layer's state, in floats.
 struct LayerLayout {
   int64_t fixed = 0;
-  int64_t page = 0;    // For kPage positions; 0: the layer has no pages.
+  int64_t page = 0;    // For kPagePositions; 0: the layer has no pages.
   int64_t window = 0;  // Positions that a token sees, itself included; 0: all.
 };
 

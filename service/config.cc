@@ -79,6 +79,13 @@ class Flags {
     Add("--sequence-idle-seconds", config.sequence_idle_seconds,
         "idle time after which a sequence's state is dropped")
         ->check(CLI::Range(0.001, 1e9));
+    Group("Sessions (attnd serve)");
+    Add("--models", config.models, "directory of language models, one folder each");
+    Add("--session-idle-seconds", config.session_idle_seconds,
+        "idle time after which a session is deleted, unless it says another")
+        ->check(CLI::Range(0.001, 1e9));
+    Size("--max-session-bytes", config.max_session_bytes,
+         "states of sessions in memory; the longest unused go to the store beyond it", 1 << 20);
     Group("Queue and batches");
     Add("--queue-calls", config.queue_calls, "calls that may wait")->check(CLI::Range(1, 1 << 20));
     Size("--queue-bytes", config.queue_bytes, "bytes of the calls that may wait", 1 << 16);

@@ -48,6 +48,10 @@ struct Config {
   int max_sequences = 10000;
   int64_t max_sequence_bytes = int64_t{4} << 30;
 
+  std::string models;  // Directory of language models, one folder each; empty: none.
+  double session_idle_seconds = 86400;
+  int64_t max_session_bytes = int64_t{2} << 30;
+
   double drain_seconds = 30;
   int drain_notice_ms = 250;
 

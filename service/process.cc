@@ -23,7 +23,9 @@
 #include "service/metrics/status_page.h"
 #include "service/router/router_engine.h"
 #include "service/rpc/services.h"
+#include "service/session/memory_store.h"
 #include "service/session/sequence_store.h"
+#include "service/session/session_manager.h"
 #include "service/version.h"
 #include "service/worker/frames.h"
 #include "service/worker/local_worker.h"
@@ -128,6 +130,8 @@ class Process {
     const bool finished = engine_->Drain(end - absl::Now());
     rpc_metrics_->StopOwing();
     if (worker_service_ != nullptr) worker_service_->Detach();
+    // Decodes are taken up again by whoever serves their sessions next.
+    if (manager_ != nullptr) manager_->Drain();
     // What is computed has still to reach its clients, however slow they or the machine are.
     AwaitNone(&RpcMetrics::Owed::answers, end);
     // Streams of many calls have had theirs, up to what is on its way.
@@ -171,6 +175,16 @@ class Process {
     services_.push_back(MakeOperatorsService(*engine_, limits));
     services_.push_back(MakeInferenceService(*engine_, *sequences_, limits, std::string(kVersion)));
     health_names_ = {"attnd.v1.Operators", "inference.GRPCInferenceService"};
+    if (config_.mode != Mode::kServe) return;
+    models_ = std::make_unique<ModelTable>(config_.models, RunnerOptions());
+    store_ = std::make_unique<MemoryStore>();
+    manager_ = std::make_unique<SessionManager>(
+        *models_, *store_,
+        SessionLimits{.max_state_bytes = config_.max_session_bytes,
+                      .idle_seconds = config_.session_idle_seconds});
+    services_.push_back(MakeSessionsService(*manager_));
+    services_.push_back(MakeModelsService(*manager_));
+    health_names_.insert(health_names_.end(), {"attnd.v1.Sessions", "attnd.v1.Models"});
   }
 
   absl::Status Listen() {
@@ -226,6 +240,9 @@ class Process {
   std::unique_ptr<RpcMetrics> rpc_metrics_;
   std::string device_;
   std::unique_ptr<SequenceStore> sequences_;
+  std::unique_ptr<ModelTable> models_;
+  std::unique_ptr<SessionStore> store_;
+  std::unique_ptr<SessionManager> manager_;
   std::unique_ptr<RouterEngine> engine_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::vector<std::string> health_names_;

@@ -42,6 +42,12 @@ std::unique_ptr<grpc::Service> MakeOperatorsService(Engine& engine, const RpcLim
 std::unique_ptr<grpc::Service> MakeInferenceService(Engine& engine, SequenceStore& sequences,
                                                     const RpcLimits& limits, std::string version);
 
+class SessionManager;
+
+// attnd.v1.Sessions and attnd.v1.Models. The manager must outlive the services.
+std::unique_ptr<grpc::Service> MakeSessionsService(SessionManager& manager);
+std::unique_ptr<grpc::Service> MakeModelsService(SessionManager& manager);
+
 }  // namespace attnd
 
 #endif  // ATTND_SERVICE_RPC_SERVICES_H_

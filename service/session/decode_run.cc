@@ -209,8 +209,11 @@ DecodeSink::Answer SessionManager::SendKnown(const std::shared_ptr<DecodeRun>& r
       case DecodeSink::Answer::kGoOn:
         break;
       case DecodeSink::Answer::kPause: {
-        absl::MutexLock lock(&mu_);
-        paused_[run->session()->id()] = run;
+        {
+          absl::MutexLock lock(&mu_);
+          paused_[run->session()->id()] = run;
+        }
+        run->sink().Paused();
         return DecodeSink::Answer::kPause;
       }
       case DecodeSink::Answer::kStop:

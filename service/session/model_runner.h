@@ -50,7 +50,8 @@ class ModelRunner {
   // Stop must have been called.
   ~ModelRunner();
 
-  // Ends tasks that are not over with UNAVAILABLE; later ones are refused. Not from the runner's thread.
+  // Ends tasks that are not over with UNAVAILABLE; later ones are refused. Not from the runner's
+  // thread.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
 
   // RESOURCE_EXHAUSTED if too many wait; then `next` is not called.

@@ -65,6 +65,10 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> ModelTable::Load(absl::string
   }
   loaded->runner = std::make_unique<ModelRunner>(*loaded->model, options_);
   absl::MutexLock lock(&mu_);
+  if (stopped_) {
+    loaded->runner->Stop();
+    return absl::UnavailableError("the server is stopping: repeat the call");
+  }
   loaded_.emplace(name, loaded);
   return std::shared_ptr<const LoadedModel>(std::move(loaded));
 }
@@ -86,6 +90,7 @@ void ModelTable::Stop() {
   std::map<std::string, std::shared_ptr<const LoadedModel>, std::less<>> gone;
   {
     absl::MutexLock lock(&mu_);
+    stopped_ = true;
     gone.swap(loaded_);
   }
   for (const auto& [name, loaded] : gone) loaded->runner->Stop();

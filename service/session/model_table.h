@@ -17,8 +17,8 @@
 
 namespace attnd {
 
-// A loaded model. Whoever holds a pointer may read it, also after it was unloaded from the table; its runner
-// takes nothing any more then.
+// A loaded model. Whoever holds a pointer may read it, also after it was unloaded from the table;
+// its runner takes nothing any more then.
 struct LoadedModel {
   std::string name;
   std::string card;  // README.md of its folder.
@@ -45,7 +45,7 @@ class ModelTable {
   absl::StatusOr<std::shared_ptr<const LoadedModel>> Load(absl::string_view name);
   // Whether it was there. What runs on it ends with UNAVAILABLE.
   bool Unload(absl::string_view name);
-  // Unloads all of them.
+  // Unloads all of them; Load is UNAVAILABLE from then on.
   void Stop();
 
  private:
@@ -54,6 +54,7 @@ class ModelTable {
   mutable absl::Mutex mu_;
   std::map<std::string, std::shared_ptr<const LoadedModel>, std::less<>> loaded_
       ABSL_GUARDED_BY(mu_);
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
   absl::Mutex loading_;  // Held while a checkpoint is read: one at a time.
 };
 

@@ -68,9 +68,6 @@ absl::Status CheckCreate(const v1::CreateSessionRequest& request) {
   if (!request.session().empty()) {
     if (absl::Status s = CheckSessionId("session", request.session()); !s.ok()) return s;
   }
-  if (request.has_op()) {
-    return absl::UnimplementedError("session: op: sessions of operators are not served");
-  }
   if (request.model().empty()) return Bad("model: given nothing, expected a model's name");
   if (!(request.idle_seconds() >= 0 && request.idle_seconds() <= 1e9)) {
     return Bad(absl::StrCat("idle_seconds: given ", request.idle_seconds(), ", expected 0 to 1e9"));

@@ -58,8 +58,8 @@ class SessionLog {
   int64_t last_decode() const { return static_cast<int64_t>(decodes_.size()) - 1; }
   const Decode& decode(int64_t index) const { return decodes_[static_cast<size_t>(index)]; }
 
-  // The mutation with that key, or without one the last that began at that position and had none; null
-  // if there was none.
+  // The mutation with that key, or without one the last that began at that position and had none;
+  // null if there was none.
   const Request* FindRequest(absl::string_view key, std::optional<uint64_t> position) const;
 
   // Over the seed and all tokens: h_0 = SHA-256(seed), h_p = SHA-256(h_(p-1), token p-1). Equal

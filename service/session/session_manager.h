@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "attnd/v1/models.pb.h"
 #include "attnd/v1/sessions.pb.h"
 #include "service/session/live_session.h"
 #include "service/session/log_writer.h"
@@ -51,6 +52,8 @@ class DecodeSink {
   };
   virtual ~DecodeSink() = default;
   virtual Answer Event(v1::DecodeEvent event) = 0;
+  // After kPause, once Resume has an effect: a sink that could take events again by now calls it.
+  virtual void Paused() {}
   // After the last event; exactly once.
   virtual void Done(absl::Status status) = 0;
 };
@@ -66,6 +69,10 @@ class SessionManager {
   // Nobody may call any more. What runs is cut; logs are whole.
   ~SessionManager();
 
+  // Ends what runs with UNAVAILABLE, and refuses what comes: sessions go on elsewhere, from their
+  // logs.
+  void Drain() { models_.Stop(); }
+
   // Every call answers once, on this thread or another, and never blocks on the store or a model.
   // Errors as in sessions.proto.
   void Create(v1::CreateSessionRequest request, SessionDone done);
@@ -77,6 +84,12 @@ class SessionManager {
   void Delete(v1::DeleteSessionRequest request, absl::AnyInvocable<void(absl::Status)> done);
   void List(v1::ListSessionsRequest request,
             absl::AnyInvocable<void(absl::StatusOr<v1::ListSessionsResponse>)> done);
+
+  // Models, by the names of their folders. Load and Tokenize may read a checkpoint first.
+  void ListModels(absl::AnyInvocable<void(absl::StatusOr<v1::ListModelsResponse>)> done);
+  void LoadModel(const std::string& name, absl::AnyInvocable<void(absl::StatusOr<v1::Model>)> done);
+  void Tokenize(v1::TokenizeRequest request,
+                absl::AnyInvocable<void(absl::StatusOr<v1::TokenizeResponse>)> done);
 
   // The sink takes events again.
   void Resume(absl::string_view session);

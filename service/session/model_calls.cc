@@ -1,0 +1,77 @@
+// The manager's calls about models.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "service/session/requests.h"
+#include "service/session/session_manager.h"
+
+namespace attnd {
+namespace {
+
+v1::Model Describe(const LoadedModel& loaded) {
+  v1::Model out;
+  const models::ModelConfig& config = loaded.model->config();
+  out.set_name(loaded.name);
+  out.set_model_type(config.model_type);
+  out.set_loaded(true);
+  out.set_vocab_size(static_cast<uint64_t>(config.vocab_size));
+  out.set_layers(static_cast<uint64_t>(config.layers));
+  out.set_weights_hash(loaded.model->weights_hash());
+  int64_t fixed = 0, per_token = 0;
+  for (const models::LayerLayout& layout : loaded.model->layouts()) {
+    fixed += layout.fixed;
+    per_token += layout.page / models::kPagePositions;
+  }
+  out.set_state_bytes(static_cast<uint64_t>(fixed) * sizeof(float));
+  out.set_state_bytes_per_token(static_cast<uint64_t>(per_token) * sizeof(float));
+  out.set_card(loaded.card);
+  return out;
+}
+
+}  // namespace
+
+void SessionManager::ListModels(
+    absl::AnyInvocable<void(absl::StatusOr<v1::ListModelsResponse>)> done) {
+  writer_.Run([this, done = std::move(done)]() mutable {
+    v1::ListModelsResponse response;
+    for (const std::string& name : models_.names()) {
+      const std::shared_ptr<const LoadedModel> loaded = models_.Find(name);
+      if (loaded != nullptr) {
+        *response.add_models() = Describe(*loaded);
+      } else {
+        response.add_models()->set_name(name);
+      }
+    }
+    done(std::move(response));
+  });
+}
+
+void SessionManager::LoadModel(const std::string& name,
+                               absl::AnyInvocable<void(absl::StatusOr<v1::Model>)> done) {
+  writer_.Run([this, name, done = std::move(done)]() mutable {
+    const absl::StatusOr<std::shared_ptr<const LoadedModel>> loaded = models_.Load(name);
+    if (!loaded.ok()) return done(loaded.status());
+    done(Describe(**loaded));
+  });
+}
+
+void SessionManager::Tokenize(v1::TokenizeRequest request,
+                              absl::AnyInvocable<void(absl::StatusOr<v1::TokenizeResponse>)> done) {
+  writer_.Run([this, request = std::move(request), done = std::move(done)]() mutable {
+    const absl::StatusOr<std::shared_ptr<const LoadedModel>> loaded = models_.Load(request.model());
+    if (!loaded.ok()) return done(loaded.status());
+    const absl::StatusOr<std::vector<int32_t>> tokens =
+        TokensOf(**loaded, request.tokens(), request.text());
+    if (!tokens.ok()) return done(tokens.status());
+    v1::TokenizeResponse response;
+    response.mutable_tokens()->Assign(tokens->begin(), tokens->end());
+    models::TextStream text;
+    for (const int32_t token : *tokens) {
+      response.mutable_text()->append(text.Add((*loaded)->tokenizer->Bytes(token)));
+    }
+    response.mutable_text()->append(text.Finish());
+    done(std::move(response));
+  });
+}
+
+}  // namespace attnd
