@@ -81,6 +81,10 @@ class Flags {
         ->check(CLI::Range(0.001, 1e9));
     Group("Sessions (attnd serve)");
     Add("--models", config.models, "directory of language models, one folder each");
+    Add("--state-dir", config.state_dir,
+        "directory in which sessions outlive the process; empty: they end with it");
+    Size("--max-store-bytes", config.max_store_bytes, "what sessions may take there; 0: no limit",
+         0);
     Add("--session-idle-seconds", config.session_idle_seconds,
         "idle time after which a session is deleted, unless it says another")
         ->check(CLI::Range(0.001, 1e9));

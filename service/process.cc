@@ -24,6 +24,7 @@
 #include "service/router/router_engine.h"
 #include "service/rpc/services.h"
 #include "service/session/memory_store.h"
+#include "service/session/rocksdb_store.h"
 #include "service/session/sequence_store.h"
 #include "service/session/session_manager.h"
 #include "service/version.h"
@@ -97,7 +98,7 @@ class Process {
     engine_ = std::make_unique<RouterEngine>(operators_, MakeEngineOptions(config_),
                                              *engine_metrics_, *std::move(workers));
     rpc_metrics_ = std::make_unique<RpcMetrics>(*metrics_registry_, TakesBytes);
-    MakeServices();
+    if (absl::Status s = MakeServices(); !s.ok()) return s;
     if (absl::Status s = Listen(); !s.ok()) return s;
     engine_->Start();
     LogStart();
@@ -152,14 +153,14 @@ class Process {
     }
   }
 
-  void MakeServices() {
+  absl::Status MakeServices() {
     if (config_.mode == Mode::kWorker) {
       auto service = std::make_unique<WorkerService>(
           *engine_, device_, config_.max_call_bytes + config_.max_batch_bytes);
       worker_service_ = service.get();
       services_.push_back(std::move(service));
       health_names_ = {"attnd.v1.Worker"};
-      return;
+      return absl::OkStatus();
     }
     RpcLimits limits = {.max_message_bytes = config_.max_message_bytes,
                         .max_tensor_bytes = config_.max_tensor_bytes,
@@ -175,9 +176,16 @@ class Process {
     services_.push_back(MakeOperatorsService(*engine_, limits));
     services_.push_back(MakeInferenceService(*engine_, *sequences_, limits, std::string(kVersion)));
     health_names_ = {"attnd.v1.Operators", "inference.GRPCInferenceService"};
-    if (config_.mode != Mode::kServe) return;
+    if (config_.mode != Mode::kServe) return absl::OkStatus();
     models_ = std::make_unique<ModelTable>(config_.models, RunnerOptions());
-    store_ = std::make_unique<MemoryStore>();
+    if (config_.state_dir.empty()) {
+      store_ = std::make_unique<MemoryStore>();
+    } else {
+      absl::StatusOr<std::unique_ptr<RocksDbStore>> store =
+          RocksDbStore::Open({.folder = config_.state_dir, .max_bytes = config_.max_store_bytes});
+      if (!store.ok()) return store.status();
+      store_ = *std::move(store);
+    }
     manager_ = std::make_unique<SessionManager>(
         *models_, *store_,
         SessionLimits{.max_state_bytes = config_.max_session_bytes,
@@ -185,6 +193,7 @@ class Process {
     services_.push_back(MakeSessionsService(*manager_));
     services_.push_back(MakeModelsService(*manager_));
     health_names_.insert(health_names_.end(), {"attnd.v1.Sessions", "attnd.v1.Models"});
+    return absl::OkStatus();
   }
 
   absl::Status Listen() {

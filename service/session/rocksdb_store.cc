@@ -1,0 +1,365 @@
+#include "service/session/rocksdb_store.h"
+
+#include <rocksdb/db.h>
+#include <rocksdb/table.h>
+#include <rocksdb/write_batch.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace attnd {
+namespace {
+
+using rocksdb::Slice;
+
+// States from this size on are blobs, whose bytes compactions do not copy.
+constexpr uint64_t kBlobSize = 4096;
+// Sessions whose heads are kept in memory.
+constexpr size_t kHeads = 100000;
+
+std::string BigEndian(uint64_t value) {
+  std::string bytes(8, '\0');
+  for (size_t i = 8; i-- > 0; value >>= 8) bytes[i] = static_cast<char>(value & 0xff);
+  return bytes;
+}
+
+uint64_t Number(absl::string_view bytes) {
+  uint64_t value = 0;
+  for (const char byte : bytes) value = value << 8 | static_cast<uint8_t>(byte);
+  return value;
+}
+
+std::string HeadKey(absl::string_view session) { return absl::StrCat("e", session); }
+// Ids hold no NUL: one session's keys are never among another's.
+std::string LogPrefix(absl::string_view session) {
+  return absl::StrCat("l", session, absl::string_view("\0", 1));
+}
+std::string StatePrefix(absl::string_view session) {
+  return absl::StrCat("s", session, absl::string_view("\0", 1));
+}
+
+Slice ToSlice(absl::string_view bytes) { return {bytes.data(), bytes.size()}; }
+absl::string_view ToView(const Slice& slice) { return {slice.data(), slice.size()}; }
+
+absl::Status FromRocks(const rocksdb::Status& status, absl::string_view what) {
+  if (status.ok()) return absl::OkStatus();
+  // Without the paths that the library's messages hold.
+  if (status.IsCorruption())
+    return absl::DataLossError(absl::StrCat(what, ": the store is damaged"));
+  if (status.IsNoSpace()) {
+    return absl::ResourceExhaustedError(absl::StrCat(what, ": the store's disk is full"));
+  }
+  return absl::UnavailableError(absl::StrCat(what, ": the store cannot be reached"));
+}
+
+absl::Status NoSession(absl::string_view session) {
+  return absl::NotFoundError(absl::StrCat("session ", session, ": not in the store"));
+}
+
+rocksdb::ReadOptions Checked() {
+  rocksdb::ReadOptions options;
+  options.verify_checksums = true;
+  return options;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RocksDbStore>> RocksDbStore::Open(const RocksDbOptions& options) {
+  rocksdb::DBOptions db_options;
+  db_options.create_if_missing = true;
+  db_options.create_missing_column_families = true;
+  db_options.paranoid_checks = true;
+  db_options.max_background_jobs = 2;
+  db_options.info_log_level = rocksdb::ERROR_LEVEL;
+  db_options.keep_log_file_num = 2;
+  // A record that a crash cut at the log's end is no damage; a damaged one in its middle is.
+  db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+  rocksdb::ColumnFamilyOptions plain;
+  plain.write_buffer_size = 16 << 20;
+  rocksdb::ColumnFamilyOptions blobs = plain;
+  blobs.enable_blob_files = true;
+  blobs.min_blob_size = kBlobSize;
+  blobs.enable_blob_garbage_collection = true;
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status = rocksdb::DB::Open(
+      db_options, options.folder,
+      {{rocksdb::kDefaultColumnFamilyName, plain}, {"log", plain}, {"states", blobs}}, &handles,
+      &db);
+  if (status.IsIOError() && absl::StrContains(status.ToString(), "lock")) {
+    return absl::FailedPreconditionError("state directory: another process uses it");
+  }
+  if (!status.ok()) return FromRocks(status, "state directory");
+  std::unique_ptr<RocksDbStore> store(new RocksDbStore(options));
+  store->db_.reset(db);
+  store->db_->DestroyColumnFamilyHandle(handles[0]);
+  store->log_ = handles[1];
+  store->states_ = handles[2];
+  return store;
+}
+
+RocksDbStore::RocksDbStore(RocksDbOptions options) : options_(std::move(options)) {}
+
+RocksDbStore::~RocksDbStore() {
+  db_->DestroyColumnFamilyHandle(log_);
+  db_->DestroyColumnFamilyHandle(states_);
+  db_->Close();
+}
+
+absl::StatusOr<RocksDbStore::Head> RocksDbStore::ReadHead(absl::string_view session) {
+  const auto known = heads_.find(session);
+  if (known != heads_.end()) return known->second;
+  std::string value;
+  const rocksdb::Status status = db_->Get(Checked(), HeadKey(session), &value);
+  if (status.IsNotFound()) return NoSession(session);
+  if (!status.ok()) return FromRocks(status, absl::StrCat("session ", session));
+  if (value.size() != 16) {
+    return absl::DataLossError(absl::StrCat("session ", session, ": the store is damaged"));
+  }
+  const absl::string_view bytes = value;
+  const Head head{Number(bytes.substr(0, 8)), Number(bytes.substr(8))};
+  if (heads_.size() >= kHeads) heads_.clear();
+  heads_.emplace(session, head);
+  return head;
+}
+
+absl::Status RocksDbStore::CheckEpoch(absl::string_view session, uint64_t epoch,
+                                      const Head& head) const {
+  if (epoch >= head.epoch) return absl::OkStatus();
+  return absl::AbortedError(
+      absl::StrCat("session ", session, ": epoch ", epoch, " is over, it is ", head.epoch, " now"));
+}
+
+absl::Status RocksDbStore::CheckRoom() {
+  if (options_.max_bytes == 0) return absl::OkStatus();
+  const Usage now = usage();
+  const uint64_t bytes = now.log_bytes + now.state_file_bytes;
+  if (bytes <= static_cast<uint64_t>(options_.max_bytes)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("the store holds ", bytes, " bytes, at most ",
+                                                   options_.max_bytes, " are allowed"));
+}
+
+absl::Status RocksDbStore::Write(rocksdb::WriteBatch& batch, Durability durability) {
+  rocksdb::WriteOptions options;
+  options.sync = durability == Durability::kSync;
+  return FromRocks(db_->Write(options, &batch), "write");
+}
+
+absl::StatusOr<uint64_t> RocksDbStore::Acquire(absl::string_view session) {
+  absl::MutexLock lock(&mu_);
+  absl::StatusOr<Head> head = ReadHead(session);
+  if (!head.ok() && !absl::IsNotFound(head.status())) return head.status();
+  Head next = head.ok() ? *head : Head{};
+  ++next.epoch;
+  rocksdb::WriteBatch batch;
+  batch.Put(HeadKey(session), BigEndian(next.epoch) + BigEndian(next.records));
+  // A new owner must find its epoch again, or the old one could come back.
+  if (absl::Status s = Write(batch, Durability::kSync); !s.ok()) return s;
+  heads_[std::string(session)] = next;
+  return next.epoch;
+}
+
+absl::Status RocksDbStore::Append(absl::string_view session, uint64_t epoch, const Record& record,
+                                  Durability durability) {
+  const Entry entry{std::string(session), epoch, record};
+  return AppendAll({&entry, 1}, durability);
+}
+
+absl::Status RocksDbStore::AppendAll(absl::Span<const Entry> entries, Durability durability) {
+  if (absl::Status s = CheckRoom(); !s.ok()) return s;
+  absl::MutexLock lock(&mu_);
+  absl::flat_hash_map<std::string, Head> changed;
+  absl::flat_hash_map<std::string, std::string> added;
+  rocksdb::WriteBatch batch;
+  for (const Entry& entry : entries) {
+    const std::string& session = entry.session;
+    if (!changed.contains(session)) {
+      absl::StatusOr<Head> head = ReadHead(session);
+      if (!head.ok()) return head.status();
+      changed[session] = *head;
+    }
+    Head& head = changed[session];
+    if (absl::Status s = CheckEpoch(session, entry.epoch, head); !s.ok()) return s;
+    const Record& record = entry.record;
+    if (record.sequence > head.records) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "session ", session, ": record ", record.sequence, " given, expected ", head.records));
+    }
+    const std::string key = LogPrefix(session) + BigEndian(record.sequence);
+    if (record.sequence == head.records) {
+      batch.Put(log_, key, record.bytes);
+      added[key] = record.bytes;
+      ++head.records;
+      continue;
+    }
+    std::string there;
+    if (const auto own = added.find(key); own != added.end()) {
+      there = own->second;
+    } else if (absl::Status s = FromRocks(db_->Get(Checked(), log_, key, &there),
+                                          absl::StrCat("session ", session));
+               !s.ok()) {
+      return s;
+    }
+    if (there != record.bytes) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("session ", session, ": record ", record.sequence, " is another already"));
+    }
+  }
+  for (const auto& [session, head] : changed) {
+    batch.Put(HeadKey(session), BigEndian(head.epoch) + BigEndian(head.records));
+  }
+  if (absl::Status s = Write(batch, durability); !s.ok()) return s;
+  for (const auto& [session, head] : changed) heads_[session] = head;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<SessionStore::Record>> RocksDbStore::ReadLog(absl::string_view session,
+                                                                        uint64_t first) {
+  Head head;
+  {
+    absl::MutexLock lock(&mu_);
+    const absl::StatusOr<Head> found = ReadHead(session);
+    if (!found.ok()) return found.status();
+    head = *found;
+  }
+  const std::string prefix = LogPrefix(session);
+  const std::unique_ptr<rocksdb::Iterator> at(db_->NewIterator(Checked(), log_));
+  std::vector<Record> records;
+  for (at->Seek(prefix + BigEndian(first)); at->Valid() && at->key().starts_with(prefix);
+       at->Next()) {
+    const uint64_t sequence = Number(ToView(at->key()).substr(prefix.size()));
+    if (sequence != first + records.size()) break;
+    if (sequence == head.records) break;  // Written since the head was read.
+    records.push_back({sequence, at->value().ToString()});
+  }
+  if (absl::Status s = FromRocks(at->status(), absl::StrCat("session ", session)); !s.ok())
+    return s;
+  if (first + records.size() < head.records) {
+    return absl::DataLossError(absl::StrCat("session ", session, ": record ",
+                                            first + records.size(), " is missing in the store"));
+  }
+  return records;
+}
+
+absl::Status RocksDbStore::PutState(absl::string_view session, uint64_t epoch,
+                                    const StateInfo& info,
+                                    absl::Span<const absl::string_view> parts,
+                                    Durability durability) {
+  if (absl::Status s = CheckRoom(); !s.ok()) return s;
+  absl::MutexLock lock(&mu_);
+  const absl::StatusOr<Head> head = ReadHead(session);
+  if (!head.ok()) return head.status();
+  if (absl::Status s = CheckEpoch(session, epoch, *head); !s.ok()) return s;
+  const std::string key = StatePrefix(session) + BigEndian(info.position);
+  std::vector<Slice> values = {Slice(info.label), Slice("\0", 1)};
+  for (const absl::string_view part : parts) values.push_back(ToSlice(part));
+  const Slice key_slice(key);
+  rocksdb::WriteBatch batch;
+  batch.Put(states_, rocksdb::SliceParts(&key_slice, 1),
+            rocksdb::SliceParts(values.data(), static_cast<int>(values.size())));
+  return Write(batch, durability);
+}
+
+absl::StatusOr<std::string> RocksDbStore::GetState(absl::string_view session, uint64_t position,
+                                                   StateInfo* info) {
+  const std::string prefix = StatePrefix(session);
+  const std::unique_ptr<rocksdb::Iterator> at(db_->NewIterator(Checked(), states_));
+  at->SeekForPrev(prefix + BigEndian(position));
+  if (absl::Status s = FromRocks(at->status(), absl::StrCat("session ", session)); !s.ok())
+    return s;
+  if (!at->Valid() || !at->key().starts_with(prefix)) {
+    return absl::NotFoundError(absl::StrCat("session ", session, ": no state up to ", position));
+  }
+  const absl::string_view value = ToView(at->value());
+  const size_t label = value.find('\0');
+  if (label == absl::string_view::npos) {
+    return absl::DataLossError(absl::StrCat("session ", session, ": the store is damaged"));
+  }
+  info->position = Number(ToView(at->key()).substr(prefix.size()));
+  info->label = std::string(value.substr(0, label));
+  info->bytes = value.size() - label - 1;
+  return std::string(value.substr(label + 1));
+}
+
+absl::StatusOr<std::vector<SessionStore::StateInfo>> RocksDbStore::ListStates(
+    absl::string_view session) {
+  const std::string prefix = StatePrefix(session);
+  const std::unique_ptr<rocksdb::Iterator> at(db_->NewIterator(Checked(), states_));
+  std::vector<StateInfo> infos;
+  for (at->Seek(prefix); at->Valid() && at->key().starts_with(prefix); at->Next()) {
+    const absl::string_view value = ToView(at->value());
+    const size_t label = std::min(value.find('\0'), value.size());
+    infos.push_back({Number(ToView(at->key()).substr(prefix.size())), value.size() - label - 1,
+                     std::string(value.substr(0, label))});
+  }
+  if (absl::Status s = FromRocks(at->status(), absl::StrCat("session ", session)); !s.ok())
+    return s;
+  return infos;
+}
+
+absl::Status RocksDbStore::DropState(absl::string_view session, uint64_t epoch, uint64_t position) {
+  absl::MutexLock lock(&mu_);
+  const absl::StatusOr<Head> head = ReadHead(session);
+  if (!head.ok()) return head.status();
+  if (absl::Status s = CheckEpoch(session, epoch, *head); !s.ok()) return s;
+  rocksdb::WriteBatch batch;
+  batch.Delete(states_, StatePrefix(session) + BigEndian(position));
+  return Write(batch, Durability::kAsync);
+}
+
+absl::Status RocksDbStore::Delete(absl::string_view session, uint64_t epoch) {
+  absl::MutexLock lock(&mu_);
+  const absl::StatusOr<Head> head = ReadHead(session);
+  if (absl::IsNotFound(head.status())) return absl::OkStatus();
+  if (!head.ok()) return head.status();
+  if (absl::Status s = CheckEpoch(session, epoch, *head); !s.ok()) return s;
+  const auto end = [](std::string prefix) {
+    prefix.back() = 1;  // After the NUL that ends the session's name.
+    return prefix;
+  };
+  rocksdb::WriteBatch batch;
+  batch.Delete(HeadKey(session));
+  batch.DeleteRange(log_, LogPrefix(session), end(LogPrefix(session)));
+  batch.DeleteRange(states_, StatePrefix(session), end(StatePrefix(session)));
+  absl::Status status = Write(batch, Durability::kAsync);
+  if (status.ok()) heads_.erase(session);
+  return status;
+}
+
+absl::StatusOr<std::vector<std::string>> RocksDbStore::List(absl::string_view prefix,
+                                                            absl::string_view after, size_t limit) {
+  const std::unique_ptr<rocksdb::Iterator> at(db_->NewIterator(Checked()));
+  std::vector<std::string> ids;
+  const std::string wanted = HeadKey(prefix);
+  for (at->Seek(HeadKey(std::max(prefix, after)));
+       at->Valid() && at->key().starts_with(wanted) && ids.size() < limit; at->Next()) {
+    const absl::string_view id = ToView(at->key()).substr(1);
+    if (id > after) ids.emplace_back(id);
+  }
+  if (absl::Status s = FromRocks(at->status(), "list"); !s.ok()) return s;
+  return ids;
+}
+
+SessionStore::Usage RocksDbStore::usage() {
+  const auto property = [&](rocksdb::ColumnFamilyHandle* family, const std::string& name) {
+    uint64_t value = 0;
+    db_->GetIntProperty(family, name, &value);
+    return value;
+  };
+  Usage usage = {};
+  usage.sessions = property(db_->DefaultColumnFamily(), rocksdb::DB::Properties::kEstimateNumKeys);
+  usage.log_bytes = property(log_, rocksdb::DB::Properties::kTotalSstFilesSize) +
+                    property(log_, rocksdb::DB::Properties::kCurSizeAllMemTables);
+  usage.state_bytes = property(states_, rocksdb::DB::Properties::kLiveBlobFileSize) +
+                      property(states_, rocksdb::DB::Properties::kCurSizeAllMemTables);
+  usage.state_file_bytes = property(states_, rocksdb::DB::Properties::kTotalBlobFileSize) +
+                           property(states_, rocksdb::DB::Properties::kTotalSstFilesSize);
+  return usage;
+}
+
+absl::Status RocksDbStore::Flush() { return FromRocks(db_->FlushWAL(/*sync=*/true), "flush"); }
+
+}  // namespace attnd

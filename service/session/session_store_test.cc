@@ -1,0 +1,265 @@
+// What every store promises, and what the one on disk does after the end of its process and under
+// damage.
+#include "service/session/session_store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <random>
+
+#include "service/session/memory_store.h"
+#include "service/session/rocksdb_store.h"
+
+namespace attnd {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+namespace fs = std::filesystem;
+
+std::vector<std::string> Bytes(const std::vector<SessionStore::Record>& records) {
+  std::vector<std::string> bytes;
+  for (const auto& record : records) bytes.push_back(record.bytes);
+  return bytes;
+}
+
+enum class Kind { kMemory, kRocksDb };
+
+class SessionStoreTest : public ::testing::TestWithParam<Kind> {
+ protected:
+  SessionStoreTest() { Open(); }
+  ~SessionStoreTest() override {
+    store_.reset();
+    fs::remove_all(folder_);
+  }
+
+  void Open() {
+    store_.reset();
+    if (GetParam() == Kind::kMemory) {
+      store_ = std::make_unique<MemoryStore>();
+    } else {
+      store_ = RocksDbStore::Open({.folder = folder_}).value();
+    }
+  }
+
+  absl::Status PutState(const std::string& session, uint64_t epoch, uint64_t position,
+                        const std::string& bytes, const std::string& label = "") {
+    const absl::string_view half = absl::string_view(bytes).substr(0, bytes.size() / 2);
+    const absl::string_view parts[] = {half, absl::string_view(bytes).substr(half.size())};
+    return store_->PutState(session, epoch, {position, 0, label}, parts, Durability::kAsync);
+  }
+
+  const std::string folder_ =
+      ::testing::TempDir() + "/attnd_store_" + std::to_string(std::random_device()());
+  std::unique_ptr<SessionStore> store_;
+};
+
+TEST_P(SessionStoreTest, RecordsComeBackInOrder) {
+  EXPECT_EQ(store_->ReadLog("s").status().code(), absl::StatusCode::kNotFound);
+  const uint64_t epoch = store_->Acquire("s").value();
+  ASSERT_TRUE(store_->Append("s", epoch, {0, "a"}, Durability::kSync).ok());
+  ASSERT_TRUE(store_->Append("s", epoch, {1, std::string("b\0", 2)}, Durability::kNone).ok());
+  EXPECT_THAT(Bytes(*store_->ReadLog("s")), ElementsAre("a", std::string("b\0", 2)));
+  EXPECT_THAT(Bytes(*store_->ReadLog("s", 1)), ElementsAre(std::string("b\0", 2)));
+  EXPECT_TRUE(store_->Append("s", epoch, {0, "a"}, Durability::kAsync).ok()) << "again";
+  EXPECT_EQ(store_->Append("s", epoch, {0, "c"}, Durability::kAsync).code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(store_->Append("s", epoch, {3, "d"}, Durability::kAsync).code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST_P(SessionStoreTest, StaleOwnersAreFencedOff) {
+  const uint64_t old = store_->Acquire("s").value();
+  ASSERT_TRUE(store_->Append("s", old, {0, "a"}, Durability::kAsync).ok());
+  const uint64_t now = store_->Acquire("s").value();
+  EXPECT_GT(now, old);
+  EXPECT_EQ(store_->Append("s", old, {1, "b"}, Durability::kAsync).code(),
+            absl::StatusCode::kAborted);
+  EXPECT_EQ(PutState("s", old, 5, "x").code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(store_->Delete("s", old).code(), absl::StatusCode::kAborted);
+  EXPECT_TRUE(store_->Append("s", now, {1, "b"}, Durability::kAsync).ok());
+}
+
+TEST_P(SessionStoreTest, ManyRecordsAreOneWriteOrNone) {
+  const uint64_t a = store_->Acquire("a").value(), b = store_->Acquire("b").value();
+  EXPECT_TRUE(store_
+                  ->AppendAll({{"a", a, {0, "1"}}, {"b", b, {0, "2"}}, {"a", a, {1, "3"}}},
+                              Durability::kAsync)
+                  .ok());
+  EXPECT_THAT(Bytes(*store_->ReadLog("a")), ElementsAre("1", "3"));
+  EXPECT_FALSE(
+      store_->AppendAll({{"a", a, {2, "4"}}, {"b", b, {7, "5"}}}, Durability::kAsync).ok());
+  EXPECT_THAT(Bytes(*store_->ReadLog("a")), ElementsAre("1", "3"));
+}
+
+TEST_P(SessionStoreTest, TheLatestStateUpToAPosition) {
+  const uint64_t epoch = store_->Acquire("s").value();
+  SessionStore::StateInfo info;
+  EXPECT_EQ(store_->GetState("s", 99, &info).status().code(), absl::StatusCode::kNotFound);
+  const std::string large(100000, 'x');
+  ASSERT_TRUE(PutState("s", epoch, 64, "small", "label").ok());
+  ASSERT_TRUE(PutState("s", epoch, 300, large).ok());
+  EXPECT_EQ(store_->GetState("s", 63, &info).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(*store_->GetState("s", 299, &info), "small");
+  EXPECT_EQ(info.position, 64u);
+  EXPECT_EQ(info.label, "label");
+  EXPECT_EQ(*store_->GetState("s", 1000, &info), large);
+  EXPECT_EQ(info.bytes, large.size());
+  EXPECT_EQ(store_->ListStates("s")->size(), 2u);
+  ASSERT_TRUE(store_->DropState("s", epoch, 300).ok());
+  EXPECT_EQ(*store_->GetState("s", 1000, &info), "small");
+  // Another session's states are another's.
+  store_->Acquire("s0").value();
+  EXPECT_EQ(store_->GetState("s0", 1000, &info).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_P(SessionStoreTest, DeletedSessionsAreGone) {
+  for (const char* id : {"a", "ab", "b"}) {
+    const uint64_t epoch = store_->Acquire(id).value();
+    ASSERT_TRUE(store_->Append(id, epoch, {0, id}, Durability::kAsync).ok());
+    ASSERT_TRUE(PutState(id, epoch, 1, "state").ok());
+  }
+  EXPECT_THAT(*store_->List("", "", 10), ElementsAre("a", "ab", "b"));
+  EXPECT_THAT(*store_->List("a", "", 10), ElementsAre("a", "ab"));
+  EXPECT_THAT(*store_->List("", "a", 1), ElementsAre("ab"));
+  ASSERT_TRUE(store_->Delete("a", 1).ok());
+  EXPECT_TRUE(store_->Delete("a", 1).ok());
+  EXPECT_THAT(*store_->List("", "", 10), ElementsAre("ab", "b"));
+  SessionStore::StateInfo info;
+  EXPECT_FALSE(store_->GetState("a", 9, &info).ok());
+  EXPECT_EQ(*store_->GetState("ab", 9, &info), "state");
+  EXPECT_THAT(Bytes(*store_->ReadLog("ab")), ElementsAre("ab"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Stores, SessionStoreTest, ::testing::Values(Kind::kMemory, Kind::kRocksDb),
+                         [](const auto& info) {
+                           return info.param == Kind::kMemory ? "Memory" : "RocksDb";
+                         });
+
+class RocksDbStoreTest : public ::testing::Test {
+ protected:
+  ~RocksDbStoreTest() override { fs::remove_all(folder_); }
+  absl::StatusOr<std::unique_ptr<RocksDbStore>> Open(int64_t max_bytes = 0) {
+    return RocksDbStore::Open({.folder = folder_, .max_bytes = max_bytes});
+  }
+  const std::string folder_ =
+      ::testing::TempDir() + "/attnd_rocksdb_" + std::to_string(std::random_device()());
+};
+
+TEST_F(RocksDbStoreTest, AnotherProcessFindsEverything) {
+  {
+    const auto store = Open().value();
+    const uint64_t epoch = store->Acquire("s").value();
+    ASSERT_TRUE(store->Append("s", epoch, {0, "a"}, Durability::kAsync).ok());
+    const absl::string_view state = "state";
+    ASSERT_TRUE(store->PutState("s", epoch, {7, 0, ""}, {&state, 1}, Durability::kAsync).ok());
+    EXPECT_EQ(Open().status().code(), absl::StatusCode::kFailedPrecondition) << "one at a time";
+  }
+  const auto store = Open().value();
+  EXPECT_THAT(Bytes(*store->ReadLog("s", 0)), ElementsAre("a"));
+  SessionStore::StateInfo info;
+  EXPECT_EQ(*store->GetState("s", 7, &info), "state");
+  EXPECT_EQ(*store->Acquire("s"), 2u);
+}
+
+TEST_F(RocksDbStoreTest, RefusesMoreThanItsQuota) {
+  const auto store = Open(1 << 20).value();
+  const uint64_t epoch = store->Acquire("s").value();
+  absl::Status status;
+  std::mt19937 random(1);
+  for (uint64_t i = 0; i < 64 && status.ok(); ++i) {
+    std::string state(1 << 20, '\0');
+    for (char& byte : state) byte = static_cast<char>(random());
+    const absl::string_view part = state;
+    status = store->PutState("s", epoch, {i, 0, ""}, {&part, 1}, Durability::kAsync);
+  }
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("at most 1048576 are allowed"));
+}
+
+// A flipped bit anywhere: what comes back is what was put, or an error, never anything else.
+TEST_F(RocksDbStoreTest, AFlippedBitIsNeverAnAnswer) {
+  const unsigned seed = std::random_device()();
+  std::printf("seed %u\n", seed);
+  std::mt19937 random(seed);
+  std::vector<std::string> records, states;
+  {
+    const auto store = Open().value();
+    const uint64_t epoch = store->Acquire("s").value();
+    for (uint64_t i = 0; i < 40; ++i) {
+      std::string bytes(50 + random() % 200, '\0');
+      for (char& byte : bytes) byte = static_cast<char>(random());
+      records.push_back(bytes);
+      ASSERT_TRUE(store->Append("s", epoch, {i, bytes}, Durability::kAsync).ok());
+      std::string state(20000, '\0');
+      for (char& byte : state) byte = static_cast<char>(random());
+      states.push_back(state);
+      const absl::string_view part = states.back();
+      ASSERT_TRUE(store->PutState("s", epoch, {i, 0, ""}, {&part, 1}, Durability::kAsync).ok());
+    }
+  }
+  // As the writer left it, all in the log, and as the next process leaves it, in tables and blobs.
+  const std::string whole = folder_ + "_whole", settled = folder_ + "_settled";
+  fs::copy(folder_, whole);
+  ASSERT_TRUE(Open().ok());
+  fs::rename(folder_, settled);
+  int detected = 0;
+  constexpr int kFlips = 1000;
+  for (int flip = 0; flip < kFlips; ++flip) {
+    fs::remove_all(folder_);
+    fs::copy(flip % 2 == 0 ? whole : settled, folder_);
+    // Any byte of any file of data is as likely as any other.
+    std::vector<std::pair<fs::path, uint64_t>> files;
+    uint64_t total = 0;
+    for (const auto& entry : fs::directory_iterator(folder_)) {
+      const std::string name = entry.path().filename();
+      if (name.rfind("LOG", 0) == 0 || name == "LOCK") continue;  // The library's diary.
+      total += entry.file_size();
+      files.emplace_back(entry.path(), entry.file_size());
+    }
+    uint64_t at = std::uniform_int_distribution<uint64_t>(0, total - 1)(random);
+    size_t file = 0;
+    while (at >= files[file].second) at -= files[file++].second;
+    {
+      std::fstream stream(files[file].first, std::ios::in | std::ios::out | std::ios::binary);
+      stream.seekg(static_cast<int64_t>(at));
+      const auto byte = static_cast<char>(stream.get() ^ (1 << random() % 8));
+      stream.seekp(static_cast<int64_t>(at));
+      stream.put(byte);
+    }
+    const auto where = files[file].first.filename().string() + " at " + std::to_string(at);
+    const auto store = Open();
+    if (!store.ok()) {
+      ++detected;
+      continue;
+    }
+    bool failed = false;
+    const auto log = (*store)->ReadLog("s", 0);
+    if (log.ok()) {
+      ASSERT_EQ(Bytes(*log), records) << where;
+    } else {
+      failed = true;
+    }
+    for (uint64_t i = 0; i < states.size(); ++i) {
+      SessionStore::StateInfo info;
+      const auto state = (*store)->GetState("s", i, &info);
+      if (!state.ok()) {
+        failed = true;
+      } else {
+        ASSERT_EQ(info.position, i) << where;
+        ASSERT_TRUE(*state == states[i]) << where;
+      }
+    }
+    detected += failed ? 1 : 0;
+  }
+  std::printf("%d of %d flips detected, the others harmless\n", detected, kFlips);
+  EXPECT_GT(detected, kFlips / 2);
+  fs::remove_all(whole);
+  fs::remove_all(settled);
+}
+
+}  // namespace
+}  // namespace attnd
