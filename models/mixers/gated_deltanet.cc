@@ -11,6 +11,10 @@ class GatedDeltaNet final : public GatedDeltaMixer {
     ConfigReader config(source.config.json, "config.json");
     mixer->ReadShared(config, 256, 6, 2);
     const bool gated = config.Flag("use_gate", true);
+    const std::string activation = config.Text("output_gate_activation", "swish");
+    if (activation != "swish" && activation != "silu" && activation != "sigmoid") {
+      config.Fail("output_gate_activation", "swish, silu or sigmoid");
+    }
     if (!config.status().ok()) return config.status();
     const RecurrentSizes& sizes = mixer->sizes_;
     mixer->shape_.decay = Decay::kScalar;
@@ -20,7 +24,7 @@ class GatedDeltaNet final : public GatedDeltaMixer {
     output.norm = mixer->weights_.Vector("o_norm.weight", {sizes.value_size});
     if (gated) {
       mixer->gate_ = mixer->AddPart("g_proj", sizes.heads * sizes.value_size);
-      output.gate = Output::Gate::kSilu;
+      output.gate = activation == "sigmoid" ? Output::Gate::kSigmoid : Output::Gate::kSilu;
     }
     if (absl::Status s = mixer->Finish(std::move(output)); !s.ok()) return s;
     return mixer;

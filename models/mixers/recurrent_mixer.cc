@@ -139,12 +139,9 @@ void RecurrentMixer::Normalise(const float* row, const float* dots, float* y) co
       cpu::ScaleRow(y + h * V, 1.0f / (dots[h] + static_cast<float>(dots_eps_)), V);
     }
   }
-  if (output_.whole) {
-    RmsNormRow(y, width, eps_, output_.norm, y);
-  } else if (output_.normed) {
-    for (int64_t h = 0; h < sizes_.heads; ++h)
-      RmsNormRow(y + h * V, V, eps_, output_.norm, y + h * V);
-  }
+  const int64_t size = output_.whole ? width : V;
+  const double eps = output_.eps > 0 ? output_.eps : eps_;
+  for (float* at = y; at < y + width; at += size) RmsNormRow(at, size, eps, output_.norm, at);
   if (output_.gate == Output::Gate::kNone) return;
   cpu::Scratch scratch;
   float* gate = scratch.Take<float>(width);

@@ -41,8 +41,8 @@ class RecurrentMixer : public Mixer {
   };
 
   struct Output {
-    Floats norm;  // [V], or [heads * V] if `whole`; empty: ones.
-    bool normed = true;
+    Floats norm;         // [V], or [heads * V] if `whole`; empty: ones.
+    double eps = 0;      // 0: the config's norm_eps.
     bool whole = false;  // One norm over all heads.
     enum class Gate : uint8_t { kNone, kSilu, kSigmoid } gate = Gate::kNone;  // By part `gate`.
   };

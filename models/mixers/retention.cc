@@ -1,4 +1,5 @@
-// model_type retnet: retention with rotary positions and a swish-gated output norm.
+// model_type retnet: retention with rotary positions and a swish-gated output norm. The library's
+// class reads use_short_conv and builds no convolutions: nor does this one.
 #include <cmath>
 
 #include "kernels/cores/rope.h"
@@ -17,8 +18,6 @@ class Retention final : public RecurrentMixer {
     ConfigReader config(source.config.json, "config.json");
     mixer->sizes_ = ReadFlaSizes(config, source.config, {1.0, 2.0, 8});
     config.Only("feature_map", nullptr);
-    const bool conv = config.Flag("use_short_conv", false);
-    const int64_t taps = config.Positive("conv_size", 4);
     const RecurrentSizes& sizes = mixer->sizes_;
     if (sizes.key_size % 2 != 0) config.Fail("expand_k", "an even head size, for rotary positions");
     mixer->shape_.decay = Decay::kScalar;
@@ -33,7 +32,6 @@ class Retention final : public RecurrentMixer {
     absl::StatusOr<Output> output =
         mixer->AddGatedNorm(config, "g_norm_swish_gate.weight", "g_norm.weight");
     if (!output.ok()) return output.status();
-    if (conv) mixer->AddConvolutions("q_conv1d", "k_conv1d", "v_conv1d", taps, false, true, true);
     if (absl::Status s = mixer->Finish(*std::move(output)); !s.ok()) return s;
     return mixer;
   }
