@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,13 @@ using Definition = std::function<absl::Status(Composer&)>;
 using KernelBody =
     std::function<absl::Status(Backend&, const BoundCall& call, const NamedTensors& outputs)>;
 
+// What random calls must be like for a kernel to take them, where few are: for tests.
+struct KernelExample {
+  std::optional<DType> dtype;
+  // By symbol, sizes that it takes in any combination.
+  Named<std::vector<int64_t>> sizes;
+};
+
 struct Kernel {
   std::string name;  // "chunk_cpu", "stream_cuda": <algorithm>_<device>
   Device device = Device::kCpu;
@@ -34,6 +42,7 @@ struct Kernel {
   // result's bits may depend on: a call's answer never depends on the batch it ran in.
   std::function<bool(const BoundCall&)> supports;
   KernelBody run;
+  KernelExample example = {};  // Empty: takes most calls.
 };
 
 // Adds what the schema cannot say: checks of values and combinations, e.g. block lists within

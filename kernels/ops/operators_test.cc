@@ -42,7 +42,8 @@ class OperatorTest : public ::testing::TestWithParam<std::tuple<std::string, Dev
   Backend& backend() const { return *backend_; }
   std::vector<std::string> kernels() const { return KernelNames(op(), backend_->device()); }
 
-  RandomOptions Options(int i) const {
+  // Of the i-th random call for a kernel.
+  RandomOptions Options(int i, absl::string_view kernel) const {
     RandomOptions options;
     options.seed = BaseSeed() + 7919u * static_cast<uint64_t>(i);
     options.random_attributes = i % 2 == 1;
@@ -50,7 +51,24 @@ class OperatorTest : public ::testing::TestWithParam<std::tuple<std::string, Dev
     // Chunk and tile borders, one token, and whatever the generator draws.
     constexpr int64_t kLengths[] = {1, 63, 64, 65, 127, 200};
     if (i % 2 == 0 && op().spec.packs()) options.dims.Set("T", kLengths[(i / 2) % 6]);
+    if (const KernelExample* example = ExampleOf(kernel)) {
+      options.dtype = example->dtype.value_or(options.dtype);
+      for (const auto& [symbol, sizes] : example->sizes) {
+        options.dims.Set(symbol, sizes[static_cast<size_t>(i) % sizes.size()]);
+      }
+    }
     return options;
+  }
+
+  // Null for a kernel that takes most calls.
+  const KernelExample* ExampleOf(absl::string_view name) const {
+    for (const Kernel& kernel : op().kernels) {
+      if (kernel.device == backend_->device() && kernel.name == name &&
+          (kernel.example.dtype || !kernel.example.sizes.empty())) {
+        return &kernel.example;
+      }
+    }
+    return nullptr;
   }
 
   // Whether the kernel takes the request; a forced kernel that declines is not a failure of the
@@ -71,12 +89,20 @@ TEST_P(OperatorTest, EveryKernelAgreesWithTheFloat64Definition) {
   std::vector<int> taken(kernels().size(), 0);
   for (int i = 0; i < kRandomCases; ++i) {
     for (DType dtype : types) {
-      RandomOptions options = Options(i);
-      options.dtype = dtype;
-      CallRequest request = Random(op().spec.id(), options);
-      const Evaluation reference = RunReference(request);
+      CallRequest request;
+      Evaluation reference;
       for (size_t k = 0; k < kernels().size(); ++k) {
+        RandomOptions options = Options(i, kernels()[k]);
+        options.dtype = dtype;
+        // Kernels that take most calls share one.
+        const bool shares =
+            k > 0 && ExampleOf(kernels()[k]) == nullptr && ExampleOf(kernels()[k - 1]) == nullptr;
+        if (!shares) {
+          request = Random(op().spec.id(), options);
+          reference = Evaluation();
+        }
         if (!Takes(request, kernels()[k])) continue;
+        if (reference.outputs.empty()) reference = RunReference(request);
         ++taken[k];
         const Evaluation result = RunCall(request, backend());
         EXPECT_TRUE(Close(op().spec, dtype, result, reference))
@@ -90,7 +116,7 @@ TEST_P(OperatorTest, EveryKernelAgreesWithTheFloat64Definition) {
 }
 
 TEST_P(OperatorTest, Float64IsExactOnTheCpuAndRefusedElsewhere) {
-  RandomOptions options = Options(0);
+  RandomOptions options = Options(0, "composed");
   options.dtype = DType::kFloat64;
   const CallRequest request = Random(op().spec.id(), options);
   const absl::StatusOr<Evaluation> result = Evaluate(op(), backend(), request);
@@ -104,8 +130,8 @@ TEST_P(OperatorTest, Float64IsExactOnTheCpuAndRefusedElsewhere) {
 
 TEST_P(OperatorTest, RepeatsBitForBit) {
   for (int i = 0; i < 4; ++i) {
-    CallRequest request = Random(op().spec.id(), Options(i));
     for (const std::string& kernel : kernels()) {
+      CallRequest request = Random(op().spec.id(), Options(i, kernel));
       if (!Takes(request, kernel)) continue;
       const Evaluation first = RunCall(request, backend());
       EXPECT_TRUE(SameBits(RunCall(request, backend()), first)) << kernel << " case " << i;
@@ -114,11 +140,11 @@ TEST_P(OperatorTest, RepeatsBitForBit) {
 }
 
 TEST_P(OperatorTest, StridedViewsGiveTheSameBits) {
-  CallRequest request = Random(op().spec.id(), Options(1));
-  CallRequest views = request;
-  for (auto& [name, tensor] : views.inputs) tensor = AsStridedView(tensor);
   for (const std::string& kernel : kernels()) {
+    CallRequest request = Random(op().spec.id(), Options(1, kernel));
     if (!Takes(request, kernel)) continue;
+    CallRequest views = request;
+    for (auto& [name, tensor] : views.inputs) tensor = AsStridedView(tensor);
     views.kernel = kernel;
     EXPECT_TRUE(SameBits(RunCall(views, backend()), RunCall(request, backend()))) << kernel;
   }
@@ -126,13 +152,13 @@ TEST_P(OperatorTest, StridedViewsGiveTheSameBits) {
 
 TEST_P(OperatorTest, NoTokensGiveEmptyOutputsAndTheStateBack) {
   if (op().spec.FindInput("cu_seqlens") == nullptr) GTEST_SKIP() << "not a sequence operator";
-  RandomOptions options = Options(0);
-  for (const Port& port : op().spec.inputs()) {
-    if (!FinalStateName(port.name).empty()) options.with.push_back(port.name);
-  }
-  options.dims.Set("T", 0);
-  CallRequest request = Random(op().spec.id(), options);
   for (const std::string& kernel : kernels()) {
+    RandomOptions options = Options(0, kernel);
+    for (const Port& port : op().spec.inputs()) {
+      if (!FinalStateName(port.name).empty()) options.with.push_back(port.name);
+    }
+    options.dims.Set("T", 0);
+    CallRequest request = Random(op().spec.id(), options);
     if (!Takes(request, kernel)) continue;
     const Evaluation result = RunCall(request, backend());
     EXPECT_EQ(Output(result, "o").num_elements(), 0) << kernel;
@@ -150,12 +176,12 @@ TEST_P(OperatorTest, SplitCallsEqualTheWhole) {
   if (!op().spec.has_state()) GTEST_SKIP() << "no state";
   int tested = 0;
   for (int i = 0; i < kRandomCases; ++i) {
-    RandomOptions options = Options(i);
-    options.packed = false;
-    options.dims.Set("T", 3 + 37 * (i % 5));
-    CallRequest whole = Random(op().spec.id(), options);
-    const int64_t tokens = 3 + 37 * (i % 5);
     for (const std::string& kernel : kernels()) {
+      RandomOptions options = Options(i, kernel);
+      options.packed = false;
+      const int64_t tokens = 3 + 37 * (i % 5);
+      options.dims.Set("T", tokens);
+      CallRequest whole = Random(op().spec.id(), options);
       if (!Takes(whole, kernel)) continue;
       const Evaluation expected = RunCall(whole, backend());
       const bool carries =
@@ -169,7 +195,7 @@ TEST_P(OperatorTest, SplitCallsEqualTheWhole) {
       const Evaluation first = RunCall(CutTokens(op(), whole, 0, cut), backend());
       const Evaluation second =
           RunCall(WithStates(op(), CutTokens(op(), whole, cut, tokens - cut), first), backend());
-      const double tolerance = 4 * Tolerance(op().spec, DType::kFloat32);
+      const double tolerance = 4 * Tolerance(op().spec, options.dtype);
       for (const auto& [name, tensor] : expected.outputs) {
         const Port& port = *op().spec.FindOutput(name);
         if (port.AxisOf("T") == 1) {
@@ -193,10 +219,10 @@ TEST_P(OperatorTest, PackedSequencesEqualSeparateCalls) {
   if (!op().spec.text().packed_by_sequence)
     GTEST_SKIP() << "has a packed layout of its own, tested beside it";
   for (int i = 0; i < 4; ++i) {
-    RandomOptions options = Options(i);
-    options.packed = true;
-    CallRequest request = Random(op().spec.id(), options);
     for (const std::string& kernel : kernels()) {
+      RandomOptions options = Options(i, kernel);
+      options.packed = true;
+      CallRequest request = Random(op().spec.id(), options);
       if (!Takes(request, kernel)) continue;
       const Evaluation packed = RunCall(request, backend());
       const BoundCall call = BindAndCheck(op(), request).value();
@@ -243,18 +269,17 @@ TEST_P(OperatorTest, LaterTokensDoNotChangeEarlierOutputs) {
   if (!op().causal) GTEST_SKIP() << "never causal";
   int tested = 0;
   for (int i = 0; i < kRandomCases; ++i) {
-    RandomOptions options = Options(i);
-    options.packed = false;
-    const int64_t tokens = 70 + i;
-    options.dims.Set("T", tokens);
-    CallRequest request = Random(op().spec.id(), options);
-    const BoundCall call = BindAndCheck(op(), request).value();
-    if (!op().causal(call)) continue;
-    const int64_t from = 1 + (i * 13) % (tokens - 1);
-    for (const bool nan : {false, true}) {
-      CallRequest changed = WithOtherTail(op(), request, from, tokens, nan);
-      for (const std::string& kernel : kernels()) {
-        if (!Takes(request, kernel)) continue;
+    for (const std::string& kernel : kernels()) {
+      RandomOptions options = Options(i, kernel);
+      options.packed = false;
+      const int64_t tokens = 70 + i;
+      options.dims.Set("T", tokens);
+      CallRequest request = Random(op().spec.id(), options);
+      const BoundCall call = BindAndCheck(op(), request).value();
+      if (!op().causal(call) || !Takes(request, kernel)) continue;
+      const int64_t from = 1 + (i * 13) % (tokens - 1);
+      for (const bool nan : {false, true}) {
+        CallRequest changed = WithOtherTail(op(), request, from, tokens, nan);
         changed.kernel = kernel;
         ++tested;
         const Tensor before = Output(RunCall(request, backend()), "o").Slice(1, 0, from);
@@ -272,8 +297,10 @@ TEST_P(OperatorTest, ACallsBitsDoNotDependOnItsBatch) {
     // Several calls that differ in data (and in T where the operator packs), otherwise alike.
     std::vector<BoundCall> calls;
     std::string key;
-    RandomOptions options = Options(0);
+    RandomOptions options = Options(0, kernel);
     options.packed = false;
+    // A kernel for long sequences may walk one otherwise alone than among others.
+    const int64_t longest = ExampleOf(kernel) != nullptr ? 1500 : 90;
     for (int i = 0; i < 5; ++i) {
       CallRequest request = Random(op().spec.id(), options);
       if (!Takes(request, kernel)) break;
@@ -299,7 +326,7 @@ TEST_P(OperatorTest, ACallsBitsDoNotDependOnItsBatch) {
       options.seed += 1;
       if (op().spec.packs() && op().spec.text().packed_by_sequence &&
           op().spec.FindInput("k_mask") == nullptr) {
-        options.dims.Set("T", 1 + (31 * i) % 90);
+        options.dims.Set("T", 1 + (571 * i + longest - 60) % longest);
       }
     }
     if (calls.size() < 2) continue;
@@ -322,18 +349,46 @@ TEST_P(OperatorTest, ACallsBitsDoNotDependOnItsBatch) {
   }
 }
 
-TEST_P(OperatorTest, NanInputsPropagateWithoutHarm) {
-  RandomOptions options = Options(0);
-  options.optional_inputs = 0;  // A mask may rightly hide the NaN.
-  CallRequest request = Random(op().spec.id(), options);
-  // A whole input: single rows may have nothing to attend.
-  for (auto& [name, tensor] : request.inputs) {
-    if (op().spec.FindInput(name)->type != PortType::kFloat) continue;
-    tensor = CopyOf(tensor);
-    Cpu().Fill(std::numeric_limits<double>::quiet_NaN(), tensor);
-    break;
+TEST_P(OperatorTest, StrongGatesAgreeWithTheFloat64Definition) {
+  const Port* g = op().spec.FindInput("g");
+  if (g == nullptr || g->distribution != "logdecay") GTEST_SKIP() << "no log decays per token";
+  int tested = 0;
+  for (int i = 0; i < 6; ++i) {
+    for (const std::string& kernel : kernels()) {
+      RandomOptions options = Options(i, kernel);
+      options.with.push_back("g");
+      options.dims.Set("T", 130 + 97 * i);
+      CallRequest request = Random(op().spec.id(), options);
+      // Gates that forget everything, nearly everything, a lot and nothing, among mild ones.
+      Tensor* gates = request.inputs.Find("g");
+      ASSERT_NE(gates, nullptr);
+      *gates = CopyOf(*gates);
+      constexpr float kGates[] = {-std::numeric_limits<float>::infinity(), -1e4f, -100, 0};
+      for (int64_t at = i; at < gates->num_elements(); at += 7) {
+        gates->data<float>()[at] = kGates[at / 7 % 4];
+      }
+      if (!Takes(request, kernel)) continue;
+      ++tested;
+      EXPECT_TRUE(
+          Close(op().spec, options.dtype, RunCall(request, backend()), RunReference(request)))
+          << "seed " << options.seed << " case " << i;
+    }
   }
+  EXPECT_GT(tested, 0);
+}
+
+TEST_P(OperatorTest, NanInputsPropagateWithoutHarm) {
   for (const std::string& kernel : kernels()) {
+    RandomOptions options = Options(0, kernel);
+    options.optional_inputs = 0;  // A mask may rightly hide the NaN.
+    CallRequest request = Random(op().spec.id(), options);
+    // A whole input: single rows may have nothing to attend.
+    for (auto& [name, tensor] : request.inputs) {
+      if (op().spec.FindInput(name)->type != PortType::kFloat) continue;
+      tensor = CopyOf(tensor);
+      Cpu().Fill(std::numeric_limits<double>::quiet_NaN(), tensor);
+      break;
+    }
     if (!Takes(request, kernel)) continue;
     const std::vector<double> o = ToDoubles(Output(RunCall(request, backend()), "o"));
     EXPECT_TRUE(std::any_of(o.begin(), o.end(), [](double x) { return std::isnan(x); })) << kernel;
