@@ -37,7 +37,7 @@ grpc::Status ToInferenceStatus(const absl::Status& status) {
 absl::Status AnswerTooLarge(absl::string_view op, size_t bytes, int64_t limit) {
   absl::Status status = absl::ResourceExhaustedError(
       absl::StrCat(op, ": outputs: the answer has ", bytes, " bytes, the limit is ", limit,
-                   ": use EvaluateStream, or ask for fewer outputs"));
+                   ": use attnd.v1.Operators.EvaluateStream, or ask for fewer outputs"));
   status.SetPayload(kReasonUrl, absl::Cord(kAnswerTooLarge));
   return status;
 }

@@ -153,7 +153,7 @@ class InferenceService final : public Base {
   // One call, from a message to a ModelInferResponse.
   void Run(std::shared_ptr<const inference::ModelInferRequest> message, absl::Time deadline,
            const std::shared_ptr<CancelToken>& cancel, bool streamed, Answered answered);
-  // The answer to a call that the engine has evaluated; INVALID_ARGUMENT if no message may have its
+  // The answer to a call that the engine has evaluated; AnswerTooLarge if no message may have its
   // size.
   absl::StatusOr<MessageBuilder> Encode(const InferCall& call, const EngineResult& result,
                                         bool streamed) const;
@@ -254,11 +254,7 @@ absl::StatusOr<MessageBuilder> InferenceService::Encode(const InferCall& call,
     MessageBuilder answer = EncodeInfer(call, result, *outputs, streamed);
     const size_t size = answer.size() + kEnvelopeBytes;
     if (static_cast<int64_t>(size) <= limits_.max_message_bytes) return answer;
-    // Another try would give the same: no overload, but a call that asks for too much.
-    return absl::InvalidArgumentError(
-        absl::StrCat(call.op->spec.id(), ": outputs: given an answer of ", size,
-                     " bytes, expected at most ", limits_.max_message_bytes,
-                     ": ask for fewer outputs, or use attnd.v1.Operators.EvaluateStream"));
+    return AnswerTooLarge(call.op->spec.id(), size, limits_.max_message_bytes);
   });
 }
 

@@ -428,7 +428,7 @@ TEST_F(SmallMessagesTest, AStepWhoseAnswerIsTooLargeHasNotHappened) {
     return Infer(request, &response);
   };
   inference::ModelInferResponse response;
-  EXPECT_EQ(step(200, true, response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(step(200, true, response).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   // It did not begin.
   EXPECT_THAT(step(2, false, response).error_message(), HasSubstr("sequence_start"));
 }
