@@ -48,11 +48,14 @@ class EchoService final : public Echo::CallbackService {
 
 }  // namespace
 
-EchoServer StartEchoServer() {
+EchoServer StartEchoServer(const std::string& socket) {
   EchoServer echo;
   echo.service = std::make_unique<EchoService>();
   grpc::ServerBuilder builder;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &echo.port);
+  if (!socket.empty()) {
+    builder.AddListeningPort("unix:" + socket, grpc::InsecureServerCredentials());
+  }
   builder.SetMaxReceiveMessageSize(-1);
   builder.RegisterService(echo.service.get());
   echo.server = builder.BuildAndStart();

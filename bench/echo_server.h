@@ -5,6 +5,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <memory>
+#include <string>
 
 namespace attnd::bench {
 
@@ -14,8 +15,8 @@ struct EchoServer {
   int port = 0;
 };
 
-// On a free loopback port.
-EchoServer StartEchoServer();
+// On a free loopback port, and on the Unix socket `socket` unless that is empty.
+EchoServer StartEchoServer(const std::string& socket);
 
 }  // namespace attnd::bench
 

@@ -56,6 +56,24 @@ double LoadResult::Percentile(double q) const {
   return latencies_us[std::min(latencies_us.size() - 1, rank > 0 ? rank - 1 : 0)];
 }
 
+void LoadResult::Add(const LoadResult& round) {
+  seconds += round.seconds;
+  calls += round.calls;
+  failures += round.failures;
+  const auto middle = static_cast<ptrdiff_t>(latencies_us.size());
+  latencies_us.insert(latencies_us.end(), round.latencies_us.begin(), round.latencies_us.end());
+  std::inplace_merge(latencies_us.begin(), latencies_us.begin() + middle, latencies_us.end());
+}
+
+nlohmann::json Summary(const LoadResult& result) {
+  return {{"calls_per_second", result.CallsPerSecond()},
+          {"failures", result.failures},
+          {"p50_us", result.Percentile(0.5)},
+          {"p90_us", result.Percentile(0.9)},
+          {"p99_us", result.Percentile(0.99)},
+          {"p999_us", result.Percentile(0.999)}};
+}
+
 LoadResult ClosedLoad(const StartCall& start, int concurrency, absl::Duration duration) {
   Recorder recorder;
   const absl::Time begin = absl::Now();

@@ -4,6 +4,7 @@
 #define ATTND_BENCH_LOAD_H_
 
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -25,7 +26,12 @@ struct LoadResult {
   double CallsPerSecond() const { return seconds > 0 ? static_cast<double>(calls) / seconds : 0; }
   // q in [0,1]; 0 if there were no calls.
   double Percentile(double q) const;
+  // Another round of the same load.
+  void Add(const LoadResult& round);
 };
+
+// What reports say of a load.
+nlohmann::json Summary(const LoadResult& result);
 
 // Keeps `concurrency` calls in flight for `duration`.
 LoadResult ClosedLoad(const StartCall& start, int concurrency, absl::Duration duration);

@@ -6,9 +6,9 @@
 kernels  operators_bench: fused CPU kernels and their composed definitions
 pytorch  softmax_attention beside PyTorch's CPU attention, where PyTorch is installed
 service  service_bench: evaluations and streams against a bare gRPC echo of the same bytes
-router   the latency that a router in a process of its own adds to `attnd serve`
+router   the latency that a router in a process of its own adds to `attnd serve`, beside bare gRPC hops
 
---save writes bench/results/<date>-<name>.txt with the machine and the commit.
+Where a figure has a bound, a line says whether it was reached. --save writes bench/results/<date>-<name>.txt with the machine and the commit.
 """
 
 import argparse
@@ -20,6 +20,8 @@ import statistics
 import subprocess
 import tempfile
 import time
+import urllib.error
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -36,17 +38,29 @@ def process(*command: str, **options):
 
 @contextlib.contextmanager
 def attnd(programs: pathlib.Path, *arguments: str):
-    """A server on a free port; gives its address."""
+    """A server on a free port that takes calls; gives its address."""
     with tempfile.TemporaryDirectory() as folder:
-        ports = pathlib.Path(folder) / "ports.json"
-        command = [str(programs / "attnd"), *arguments, "--port=0", "--metrics-port=0", f"--port-file={ports}"]
+        file = pathlib.Path(folder) / "ports.json"
+        command = [str(programs / "attnd"), *arguments, "--port=0", "--metrics-port=0", f"--port-file={file}"]
         with process(*command, stderr=subprocess.DEVNULL) as child:
-            while not ports.exists() or not ports.read_text():
+            while not (file.exists() and ready(json.loads(file.read_text())["metrics"])):
                 if child.poll() is not None:
                     raise SystemExit(f"{' '.join(command)} did not start")
                 time.sleep(0.05)
-            numbers = json.loads(ports.read_text())
-            yield f"127.0.0.1:{numbers.get('grpc_port', numbers.get('grpc'))}"
+            yield f"127.0.0.1:{json.loads(file.read_text())['grpc']}"
+
+
+def ready(metrics_port: int) -> bool:
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/readyz", timeout=10).status == 200
+    except urllib.error.HTTPError:
+        return False
+
+
+@contextlib.contextmanager
+def bare_echo(programs: pathlib.Path, *arguments: str):
+    with process(str(programs / "service_bench"), "echo", *arguments, stdout=subprocess.PIPE, text=True) as server:
+        yield f"127.0.0.1:{server.stdout.readline().strip()}"
 
 
 def service_bench(programs: pathlib.Path, *arguments: str) -> dict:
@@ -54,51 +68,91 @@ def service_bench(programs: pathlib.Path, *arguments: str) -> dict:
     return json.loads(done.stdout)
 
 
-def row(label: str, ours: dict, bare: dict, ratio: float) -> str:
+def figure(what: str, value: float, unit: str, least: float | None = None, most: float | None = None) -> str:
+    """A figure beside its bound."""
+    reached = value >= least if least is not None else value <= most
+    bound = f"at least {least:g}" if least is not None else f"at most {most:g}"
+    return f"{'reached' if reached else 'NOT reached':11}  {what}: {value:.{0 if unit == ' us' else 2}f}{unit}, {bound}{unit}"
+
+
+def row(label: str, load: dict) -> str:
     return (
-        f"{label:24} {ours['calls_per_second']:9.0f}/s  p50 {ours['p50_us']:8.0f} us  p99 {ours['p99_us']:8.0f} us"
-        f"   echo {bare['calls_per_second']:9.0f}/s  p50 {bare['p50_us']:8.0f} us   ratio {ratio:.2f}"
+        f"{label:24} {load['calls_per_second']:8.0f}/s  p50 {load['p50_us']:7.0f} us  p90 {load['p90_us']:7.0f} us"
+        f"  p99 {load['p99_us']:7.0f} us" + (f"  {load['failures']} FAILED" if load["failures"] else "")
     )
 
 
 def service(programs: pathlib.Path, seconds: float) -> list[str]:
-    with attnd(programs, "serve") as target:
-        with process(str(programs / "service_bench"), "echo", stdout=subprocess.PIPE, text=True) as echo_server:
-            echo = f"127.0.0.1:{echo_server.stdout.readline().strip()}"
-            small = service_bench(programs, "small", f"--target={target}", f"--echo={echo}", f"--seconds={seconds}")
-            stream = service_bench(programs, "stream", f"--target={target}", f"--echo={echo}")
-    lines = [f"softmax_attention [1,16,2,16] float32, {small['request_bytes']} bytes a request, against an echo of them:"]
+    with attnd(programs, "serve") as target, bare_echo(programs) as echo:
+        small = service_bench(programs, "small", f"--target={target}", f"--echo={echo}", f"--seconds={seconds}")
+        stream = service_bench(programs, "stream", f"--target={target}", f"--echo={echo}")
+    lines = [f"softmax_attention [1,16,2,16] float32, {small['request_bytes']} bytes a request, and an echo of as many:"]
+    figures = []
     for load in small["closed"]:
-        lines.append(row(f"{load['concurrency']} in flight", load["evaluate"], load["echo"], load["ratio"]))
-    rate = small["open"]["rate"]
-    lines.append(row(f"open, {rate:.0f}/s", small["open"]["evaluate"], small["open"]["echo"], 1.0))
+        in_flight = f"{load['concurrency']} in flight"
+        lines += [row(in_flight, load["evaluate"]), row("  bare echo", load["echo"])]
+        figures.append(figure(f"calls per second, {in_flight}, of the bare echo's", load["ratio"], "", least=0.7))
+    lines += [
+        row(f"open, {small['open']['rate']:.0f}/s", small["open"]["evaluate"]),
+        row("  bare echo", small["open"]["echo"]),
+    ]
     calls = small["sixty_four_calls"]
-    lines.append(
-        f"64 calls: one after another {calls['one_after_another_us']:.0f} us, at once {calls['at_once_us']:.0f} us:"
-        f" {calls['speedup']:.1f} times sooner"
-    )
+    lines.append(f"64 calls: one after another {calls['one_after_another_us']:.0f} us, at once {calls['at_once_us']:.0f} us")
+    figures.append(figure("64 calls at once, sooner than one after another", calls["speedup"], " times", least=3))
     lines.append(
         f"stream of {stream['tensor_bytes'] >> 20} MiB there and back: {stream['evaluate_bytes_per_second'] / 1e9:.2f} GB/s,"
-        f" without the kernel's time {stream['evaluate_bytes_per_second_without_compute'] / 1e9:.2f} GB/s; bare stream"
-        f" {stream['echo_bytes_per_second'] / 1e9:.2f} GB/s: ratio {stream['ratio']:.2f},"
-        f" without compute {stream['ratio_without_compute']:.2f}"
+        f" without the kernel's time {stream['evaluate_bytes_per_second_without_compute'] / 1e9:.2f} GB/s;"
+        f" bare stream {stream['echo_bytes_per_second'] / 1e9:.2f} GB/s"
     )
-    return lines
+    figures.append(figure("streamed bytes per second, of the bare stream's", stream["ratio"], "", least=0.6))
+    return [*lines, "", *figures]
 
 
 def router(programs: pathlib.Path, seconds: float) -> list[str]:
-    def p50(target: str, echo: str) -> float:
-        report = service_bench(programs, "small", f"--target={target}", f"--echo={echo}", f"--seconds={seconds}")
-        return report["closed"][0]["evaluate"]["p50_us"]
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
 
-    with process(str(programs / "service_bench"), "echo", stdout=subprocess.PIPE, text=True) as echo_server:
-        echo = f"127.0.0.1:{echo_server.stdout.readline().strip()}"
-        with attnd(programs, "serve") as whole:
-            alone = p50(whole, echo)
-        with attnd(programs, "worker") as worker, attnd(programs, "router", f"--workers={worker}") as front:
-            time.sleep(2)
-            apart = p50(front, echo)
-    return [f"p50 of one call at a time: {alone:.0f} us in one process, {apart:.0f} us through a router: {apart - alone:+.0f} us"]
+        def behind_router(worker: str) -> str:
+            return stack.enter_context(attnd(programs, "router", f"--workers={worker}"))
+
+        echo_socket, worker_socket = f"{folder}/echo", f"{folder}/worker"
+        echo = stack.enter_context(bare_echo(programs, f"--socket={echo_socket}"))
+        worker = stack.enter_context(attnd(programs, "worker", f"--socket={worker_socket}"))
+        servers = {
+            "alone": stack.enter_context(attnd(programs, "serve")),
+            "unix": behind_router(f"unix:{worker_socket}"),
+            "tcp": behind_router(worker),
+        }
+        echoes = {"tcp": echo, "unix": f"unix:{echo_socket}"}
+        report = service_bench(
+            programs,
+            "hop",
+            f"--seconds={seconds}",
+            *(f"--server={name}={target}" for name, target in servers.items()),
+            *(f"--echo={name}={target}" for name, target in echoes.items()),
+        )
+    loads = report["loads"]
+    alone = loads["alone"]["p50_us"]
+
+    def added(name: str) -> float:
+        return loads[name]["p50_us"] - alone
+
+    return [
+        f"softmax_attention [1,16,2,16] float32, {report['request_bytes']} bytes a request, one call at a time, rounds in turn:",
+        row("attnd serve", loads["alone"]),
+        row("router, worker on unix:", loads["unix"]) + f"  added {added('unix'):+.0f} us",
+        row("router, worker on TCP", loads["tcp"]) + f"  added {added('tcp'):+.0f} us",
+        "what one hop costs at least, as many bytes there and back in the same rounds:",
+        *(
+            row(f"bare gRPC, {wire}, {kind}", loads[f"{wire} {kind}"])
+            for wire in ("tcp", "unix")
+            for kind in ("calls", "stream")
+        ),
+        row("a byte through pipes", loads["pipe"]) + "  two wake-ups of a sleeping thread",
+        "",
+        figure("router's added latency, p50, worker on the same machine (unix:)", added("unix"), " us", most=200),
+        figure("router's added latency, p50, worker on TCP loopback", added("tcp"), " us", most=200),
+    ]
 
 
 def kernels(programs: pathlib.Path, seconds: float) -> list[str]:

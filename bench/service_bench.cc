@@ -1,8 +1,10 @@
 // What the service adds to gRPC. Run through bench/run.py, which starts the servers:
-//   service_bench echo                                      serves a bare echo; prints its port
-//   service_bench small --target A --echo E [--seconds 5]   small evaluations against echoes of the
-//   same bytes service_bench stream --target A --echo E [--mib 64]     one large tensor against a
-//   bare chunked stream
+//   service_bench echo [--socket /path]   serves a bare echo; prints its port
+//   service_bench small --target A --echo E [--seconds 5]   small evaluations against echoes
+//   service_bench stream --target A --echo E [--mib 64]   a large tensor against a bare chunked
+//   stream service_bench hop --server name=A ... --echo name=E ... [--seconds 5]   small
+//   evaluations at
+//     several servers, one at a time, against echoes as calls and on a stream
 // Prints one JSON object.
 #include <grpcpp/grpcpp.h>
 
@@ -11,16 +13,19 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "attnd/v1/operators.grpc.pb.h"
+#include "bench/calls.h"
 #include "bench/echo.grpc.pb.h"
 #include "bench/echo_server.h"
+#include "bench/hop.h"
 #include "bench/load.h"
 
 namespace attnd::bench {
@@ -30,98 +35,26 @@ using nlohmann::json;
 
 constexpr int64_t kChunk = int64_t{1} << 20;
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& target) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  // A connection of its own for every channel, so that two servers under test share nothing.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
-}
-
-v1::Tensor RandomTensor(std::vector<int64_t> shape) {
-  static std::mt19937 random(7);
-  std::normal_distribution<float> normal;
-  int64_t count = 1;
-  for (int64_t size : shape) count *= size;
-  std::string bytes(static_cast<size_t>(count) * sizeof(float), '\0');
-  auto* values = reinterpret_cast<float*>(bytes.data());
-  std::generate(values, values + count, [&] { return normal(random); });
-  v1::Tensor tensor;
-  tensor.set_dtype(v1::FLOAT32);
-  tensor.mutable_shape()->Add(shape.begin(), shape.end());
-  tensor.set_data(std::move(bytes));
-  return tensor;
-}
-
-v1::EvaluateRequest SmallRequest() {
-  v1::EvaluateRequest request;
-  request.set_op("softmax_attention");
-  for (const char* name : {"q", "k", "v"}) {
-    (*request.mutable_inputs())[name] = RandomTensor({1, 16, 2, 16});
-  }
-  (*request.mutable_attributes())["causal"].set_bool_value(true);
-  return request;
-}
-
-// A unary call in flight: everything that must live until its callback.
-template <typename Request, typename Response>
-struct Flight {
-  grpc::ClientContext context;
-  Response response;
-};
-
-StartCall EvaluateCalls(std::shared_ptr<v1::Operators::Stub> stub,
-                        std::shared_ptr<v1::EvaluateRequest> request) {
-  return [stub, request](std::function<void(bool)> done) {
-    auto flight = std::make_shared<Flight<v1::EvaluateRequest, v1::EvaluateResponse>>();
-    stub->async()->Evaluate(&flight->context, request.get(), &flight->response,
-                            [flight, done](const grpc::Status& status) { done(status.ok()); });
-  };
-}
-
-StartCall EchoCalls(std::shared_ptr<Echo::Stub> stub, std::shared_ptr<Blob> request) {
-  return [stub, request](std::function<void(bool)> done) {
-    auto flight = std::make_shared<Flight<Blob, Blob>>();
-    stub->async()->Unary(&flight->context, request.get(), &flight->response,
-                         [flight, done](const grpc::Status& status) { done(status.ok()); });
-  };
-}
-
-json Summary(const LoadResult& result) {
-  return {{"calls_per_second", result.CallsPerSecond()},
-          {"failures", result.failures},
-          {"p50_us", result.Percentile(0.5)},
-          {"p90_us", result.Percentile(0.9)},
-          {"p99_us", result.Percentile(0.99)},
-          {"p999_us", result.Percentile(0.999)}};
-}
-
 json Small(const std::string& target, const std::string& echo, double seconds) {
-  auto request = std::make_shared<v1::EvaluateRequest>(SmallRequest());
-  auto blob = std::make_shared<Blob>();
-  blob->set_data(request->SerializeAsString());
-  std::shared_ptr<v1::Operators::Stub> operators = v1::Operators::NewStub(Connect(target));
-  std::shared_ptr<Echo::Stub> echoes = Echo::NewStub(Connect(echo));
-  const StartCall evaluate = EvaluateCalls(operators, request);
-  const StartCall bounce = EchoCalls(echoes, blob);
+  const v1::EvaluateRequest request = SmallRequest();
+  const std::string bytes = request.SerializeAsString();
+  const StartCall evaluate = EvaluateCalls(target, request);
+  const StartCall bounce = EchoCalls(echo, bytes);
   const absl::Duration duration = absl::Seconds(seconds);
 
-  json report = {{"request_bytes", blob->data().size()}};
+  json report = {{"request_bytes", bytes.size()}};
   ClosedLoad(evaluate, 8, absl::Seconds(0.5));
   ClosedLoad(bounce, 8, absl::Seconds(0.5));
   for (int concurrency : {1, 8, 64}) {
     // Rounds alternate, so that what else the machine does hits both.
     LoadResult ours, bare;
     constexpr int kRounds = 10;
-    double our_rate = 0, bare_rate = 0;
     for (int round = 0; round < kRounds; ++round) {
-      ours = ClosedLoad(evaluate, concurrency, duration / kRounds);
-      bare = ClosedLoad(bounce, concurrency, duration / kRounds);
-      our_rate += ours.CallsPerSecond() / kRounds;
-      bare_rate += bare.CallsPerSecond() / kRounds;
+      ours.Add(ClosedLoad(evaluate, concurrency, duration / kRounds));
+      bare.Add(ClosedLoad(bounce, concurrency, duration / kRounds));
     }
     report["closed"].push_back({{"concurrency", concurrency},
-                                {"ratio", our_rate / bare_rate},
+                                {"ratio", ours.CallsPerSecond() / bare.CallsPerSecond()},
                                 {"evaluate", Summary(ours)},
                                 {"echo", Summary(bare)}});
   }
@@ -266,13 +199,24 @@ json Stream(const std::string& target, const std::string& echo, int64_t mib) {
           {"ratio_without_compute", median(bare) / median(transfer)}};
 }
 
+// "name=value" pairs.
+std::vector<std::pair<std::string, std::string>> Pairs(const std::vector<std::string>& texts) {
+  std::vector<std::pair<std::string, std::string>> pairs;
+  for (const std::string& text : texts) {
+    pairs.push_back(absl::StrSplit(text, absl::MaxSplits('=', 1)));
+  }
+  return pairs;
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("What the service adds to gRPC");
   app.require_subcommand(1);
-  std::string target, echo;
+  std::string target, echo, socket;
+  std::vector<std::string> servers, echoes;
   double seconds = 5;
   int64_t mib = 64;
   CLI::App* serve = app.add_subcommand("echo", "serve a bare echo; prints its port");
+  serve->add_option("--socket", socket, "a Unix socket to listen on as well");
   CLI::App* small =
       app.add_subcommand("small", "small evaluations against echoes of the same bytes");
   CLI::App* stream = app.add_subcommand("stream", "one large tensor against a bare chunked stream");
@@ -280,18 +224,25 @@ int Main(int argc, char** argv) {
     load->add_option("--target", target, "attnd, host:port")->required();
     load->add_option("--echo", echo, "echo, host:port")->required();
   }
-  small->add_option("--seconds", seconds, "length of each load");
+  CLI::App* hop = app.add_subcommand("hop", "small evaluations one at a time, at several servers");
+  hop->add_option("--server", servers, "attnd, name=target")->required();
+  hop->add_option("--echo", echoes, "echo, name=target")->required();
+  for (CLI::App* load : {small, hop}) {
+    load->add_option("--seconds", seconds, "length of each load");
+  }
   stream->add_option("--mib", mib, "size of the tensor");
   CLI11_PARSE(app, argc, argv);
 
   if (serve->parsed()) {
-    EchoServer server = StartEchoServer();
+    EchoServer server = StartEchoServer(socket);
     std::cout << server.port << std::endl;
     server.server->Wait();
     return 0;
   }
-  std::cout << (small->parsed() ? Small(target, echo, seconds) : Stream(target, echo, mib)).dump(2)
-            << "\n";
+  const json report = small->parsed()    ? Small(target, echo, seconds)
+                      : stream->parsed() ? Stream(target, echo, mib)
+                                         : Hop(Pairs(servers), Pairs(echoes), seconds);
+  std::cout << report.dump(2) << "\n";
   return 0;
 }
 

@@ -1,5 +1,6 @@
 #include "service/config.h"
 
+#include <sys/un.h>
 #include <yaml-cpp/yaml.h>
 
 #include <CLI/CLI.hpp>
@@ -50,12 +51,15 @@ class Flags {
     Group("Listening");
     Add("--address", config.address, "address to listen on");
     Add("--port", config.port, "gRPC port; 0: a free one")->check(CLI::Range(0, 65535));
+    Add("--socket", config.socket,
+        "Unix socket to listen on as well, for clients and routers on this machine");
     Add("--metrics-port", config.metrics_port,
         "port of metrics and status page; 0: a free one, -1: none")
         ->check(CLI::Range(-1, 65535));
     Add("--port-file", config.port_file, "write the ports to this file as JSON once listening");
     Group("Workers (attnd router)");
-    Add("--workers", config.workers, "addresses of the workers: host:port,...")->delimiter(',');
+    Add("--workers", config.workers, "addresses of the workers: host:port or unix:/path,...")
+        ->delimiter(',');
     Add("--worker-streams", config.worker_streams, "launches under way at one worker")
         ->check(CLI::Range(1, 64));
     Group("Device (attnd serve, attnd worker)");
@@ -209,6 +213,16 @@ absl::Status ReadFile(const std::string& path, const CLI::App& app,
   return absl::OkStatus();
 }
 
+// What the kernel and gRPC take for a socket's path.
+constexpr absl::string_view kUnixPrefix = "unix:";
+constexpr size_t kMaxSocketPath = sizeof(sockaddr_un::sun_path) - 1;
+constexpr absl::string_view kSocketPath = "absolute and of at most 107 bytes";
+static_assert(kMaxSocketPath == 107);
+
+bool IsSocketPath(absl::string_view path) {
+  return absl::StartsWith(path, "/") && path.size() <= kMaxSocketPath;
+}
+
 bool IsHostAndPort(absl::string_view text) {
   const size_t colon = text.rfind(':');
   int port = 0;
@@ -218,9 +232,11 @@ bool IsHostAndPort(absl::string_view text) {
 
 absl::Status CheckWorkers(const std::vector<std::string>& workers) {
   for (size_t i = 0; i < workers.size(); ++i) {
-    if (!IsHostAndPort(workers[i])) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--workers: given \"", workers[i], "\", expected host:port"));
+    absl::string_view path = workers[i];
+    if (!(absl::ConsumePrefix(&path, kUnixPrefix) ? IsSocketPath(path) : IsHostAndPort(path))) {
+      return absl::InvalidArgumentError(absl::StrCat("--workers: given \"", workers[i],
+                                                     "\", expected host:port or unix:/path, ",
+                                                     kSocketPath));
     }
     // Its launches and metrics would be counted twice.
     if (std::find(workers.begin(), workers.begin() + static_cast<ptrdiff_t>(i), workers[i]) !=
@@ -234,12 +250,16 @@ absl::Status CheckWorkers(const std::vector<std::string>& workers) {
 
 absl::Status CheckTogether(const Config& config) {
   if (config.mode == Mode::kRouter && config.workers.empty()) {
-    return absl::InvalidArgumentError("attnd router needs --workers=host:port,...");
+    return absl::InvalidArgumentError("attnd router needs --workers=host:port,unix:/path,...");
   }
   if (config.mode != Mode::kRouter && !config.workers.empty()) {
     return absl::InvalidArgumentError("--workers is for attnd router");
   }
   if (absl::Status s = CheckWorkers(config.workers); !s.ok()) return s;
+  if (!config.socket.empty() && !IsSocketPath(config.socket)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--socket: given \"", config.socket, "\", expected /path, ", kSocketPath));
+  }
   if (config.max_message_bytes > (int64_t{2} << 30) - 1) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--max-message-bytes: given ", config.max_message_bytes, ", expected less than 2GiB"));

@@ -22,10 +22,11 @@ struct Config {
 
   std::string address = "0.0.0.0";
   int port = 8001;          // 0: any free one.
+  std::string socket;       // A Unix socket to listen on as well, by its path; empty: none.
   int metrics_port = 8002;  // 0: any free one; -1: none.
   std::string port_file;    // Empty: none is written.
 
-  std::vector<std::string> workers;  // Router only: host:port.
+  std::vector<std::string> workers;  // Router only: host:port or unix:/path.
   int worker_streams = 2;            // Router only: launches under way at one worker.
 
   std::string device = "auto";
@@ -48,7 +49,7 @@ struct Config {
   int max_sequences = 10000;
   int64_t max_sequence_bytes = int64_t{4} << 30;
 
-  std::string models;  // Directory of language models, one folder each; empty: none.
+  std::string models;     // Directory of language models, one folder each; empty: none.
   std::string state_dir;  // Of sessions' logs and states; empty: memory.
   int64_t max_store_bytes = 0;
   double session_idle_seconds = 86400;

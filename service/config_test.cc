@@ -10,6 +10,7 @@
 namespace attnd {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -49,6 +50,24 @@ TEST(ConfigTest, FlagsStandBeforeAndAfterTheCommand) {
     EXPECT_EQ(parsed.config.port, 0);
     EXPECT_EQ(parsed.config.queue_bytes, 128 << 20);
     EXPECT_EQ(parsed.config.log_level, LogLevel::kDebug);
+  }
+}
+
+TEST(ConfigTest, UnixSocketsAreAbsolutePaths) {
+  const ParsedConfig parsed = ParseConfig({"router", "--workers=unix:/run/a.sock,b:2"});
+  ASSERT_FALSE(parsed.end) << parsed.text;
+  EXPECT_THAT(parsed.config.workers, ElementsAre("unix:/run/a.sock", "b:2"));
+  EXPECT_EQ(ParseConfig({"worker", "--socket=/run/a.sock"}).config.socket, "/run/a.sock");
+  const std::string longest = "/" + std::string(106, 'x');
+  EXPECT_FALSE(ParseConfig({"worker", "--socket=" + longest}).end);
+  EXPECT_FALSE(ParseConfig({"router", "--workers=unix:" + longest}).end);
+  for (const std::string& path : {std::string("a.sock"), std::string("./a"), longest + "x"}) {
+    const ParsedConfig socket = ParseConfig({"worker", "--socket=" + path});
+    EXPECT_EQ(socket.exit_code, 2);
+    EXPECT_THAT(socket.text, AllOf(HasSubstr("--socket"), HasSubstr(path), HasSubstr("absolute")));
+    const ParsedConfig workers = ParseConfig({"router", "--workers=unix:" + path});
+    EXPECT_EQ(workers.exit_code, 2);
+    EXPECT_THAT(workers.text, AllOf(HasSubstr("--workers"), HasSubstr(path)));
   }
 }
 

@@ -27,6 +27,7 @@
 #include "service/session/rocksdb_store.h"
 #include "service/session/sequence_store.h"
 #include "service/session/session_manager.h"
+#include "service/spare_threads.h"
 #include "service/version.h"
 #include "service/worker/frames.h"
 #include "service/worker/local_worker.h"
@@ -98,6 +99,11 @@ class Process {
     engine_ = std::make_unique<RouterEngine>(operators_, MakeEngineOptions(config_),
                                              *engine_metrics_, *std::move(workers));
     rpc_metrics_ = std::make_unique<RpcMetrics>(*metrics_registry_, TakesBytes);
+    // Where a call takes two hops, its latency is what counts; a server of its own rather serves
+    // many.
+    if (config_.mode != Mode::kServe) {
+      spare_threads_ = std::make_unique<SpareThreads>(TakesBytes);
+    }
     if (absl::Status s = MakeServices(); !s.ok()) return s;
     if (absl::Status s = Listen(); !s.ok()) return s;
     engine_->Start();
@@ -156,7 +162,8 @@ class Process {
   absl::Status MakeServices() {
     if (config_.mode == Mode::kWorker) {
       auto service = std::make_unique<WorkerService>(
-          *engine_, device_, config_.max_call_bytes + config_.max_batch_bytes);
+          *engine_, device_, config_.max_call_bytes + config_.max_batch_bytes,
+          spare_threads_.get());
       worker_service_ = service.get();
       services_.push_back(std::move(service));
       health_names_ = {"attnd.v1.Worker"};
@@ -202,9 +209,11 @@ class Process {
     absl::StatusOr<std::unique_ptr<GrpcServer>> grpc =
         GrpcServer::Start({.address = config_.address,
                            .port = config_.port,
+                           .socket = config_.socket,
                            .max_message_bytes = MaxMessageBytes(),
                            .max_buffer_bytes = config_.max_buffer_bytes,
-                           .max_streams = config_.max_streams},
+                           .max_streams = config_.max_streams,
+                           .spare_threads = spare_threads_.get()},
                           *rpc_metrics_, services, health_names_);
     if (!grpc.ok()) return grpc.status();
     grpc_ = *std::move(grpc);
@@ -233,6 +242,7 @@ class Process {
          {"version", kVersion},
          {"address", config_.address},
          {"grpc_port", grpc_->port()},
+         {"socket", config_.socket},
          {"metrics_port", http_ == nullptr ? -1 : http_->port()},
          {"device", device_},
          {"workers", absl::StrJoin(config_.workers, ",")},
@@ -247,6 +257,7 @@ class Process {
   const std::shared_ptr<prometheus::Registry> metrics_registry_;
   std::unique_ptr<EngineMetrics> engine_metrics_;
   std::unique_ptr<RpcMetrics> rpc_metrics_;
+  std::unique_ptr<SpareThreads> spare_threads_;  // Of a router and a worker.
   std::string device_;
   std::unique_ptr<SequenceStore> sequences_;
   std::unique_ptr<ModelTable> models_;

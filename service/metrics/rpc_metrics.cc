@@ -188,8 +188,10 @@ MethodMetrics& RpcMetrics::Of(absl::string_view method) {
 
 std::atomic<int64_t>* RpcMetrics::CountOwed(absl::string_view method, bool unary) {
   if (!owing_.load()) return nullptr;
-  // One call each, in as many messages as it takes.
-  for (const char* name : {"/EvaluateStream", "/Execute"}) unary |= absl::EndsWith(method, name);
+  // One call each, in as many messages as it takes; or one launch at a time, until the worker ends
+  // it.
+  for (const char* name : {"/EvaluateStream", "/Execute", "/ExecuteSmall"})
+    unary |= absl::EndsWith(method, name);
   if (unary) return &owed_answers_;
   for (const char* name : {"/EvaluateBatch", "/ModelStreamInfer"}) {
     if (absl::EndsWith(method, name)) return &owed_streams_;

@@ -113,6 +113,25 @@ absl::StatusOr<NamedTensors> FrameReader::Finish() {
   return tensors;
 }
 
+absl::Status WriteOne(const NamedTensors& tensors, v1::ExecuteFrame* frame) {
+  int64_t room = kFrameBytes;
+  uint32_t index = 0;
+  for (const auto& [name, tensor] : tensors) {
+    absl::StatusOr<Tensor> contiguous = Contiguous(tensor);
+    if (!contiguous.ok()) return contiguous.status();
+    const int64_t size = contiguous->byte_size();
+    room -= size;
+    if (room < 0) return absl::InternalError("frame: the tensors do not fit into one");
+    if (size > 0) {
+      v1::TensorBytes* data = frame->add_data();
+      data->set_tensor(index);
+      data->set_bytes(contiguous->data<const char>(), static_cast<size_t>(size));
+    }
+    ++index;
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<NamedTensors> ReadOne(const v1::ExecuteFrame& frame, const TensorHeaders& headers,
                                      int64_t max_bytes) {
   FrameReader reader;

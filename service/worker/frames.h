@@ -61,6 +61,10 @@ class FrameReader {
   int64_t offset_ = 0;
 };
 
+// Adds the bytes of `tensors`, which the frame's header announces. RESOURCE_EXHAUSTED if a view
+// cannot be copied for want of memory, INTERNAL if they are more than one frame may hold.
+absl::Status WriteOne(const NamedTensors& tensors, v1::ExecuteFrame* frame);
+
 // The tensors of a launch or result that is one frame; errors as of FrameReader.
 absl::StatusOr<NamedTensors> ReadOne(const v1::ExecuteFrame& frame, const TensorHeaders& headers,
                                      int64_t max_bytes);

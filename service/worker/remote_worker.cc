@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "service/guarded.h"
 #include "service/log.h"
 #include "service/version.h"
@@ -55,24 +56,77 @@ class RemoteWorker::Running {
  public:
   explicit Running(RemoteWorker& worker) : worker_(worker) {
     absl::MutexLock lock(&worker_.mu_);
-    worker_.running_.insert(&context);
-    if (worker_.stopping_) context.TryCancel();
+    ++worker_.contexts_;
+    worker_.running_.insert(context_.get());
+    if (worker_.stopping_) context_->TryCancel();
   }
   ~Running() {
+    {
+      absl::MutexLock lock(&worker_.mu_);
+      worker_.running_.erase(context_.get());
+    }
+    // It holds the channel, whose end must not come on a thread of gRPC's: it goes before the
+    // worker's end is free to.
+    context_.reset();
     absl::MutexLock lock(&worker_.mu_);
-    worker_.running_.erase(&context);
+    --worker_.contexts_;
   }
 
-  grpc::ClientContext context;
+  grpc::ClientContext& context() { return *context_; }
 
  private:
   RemoteWorker& worker_;
+  std::unique_ptr<grpc::ClientContext> context_ = std::make_unique<grpc::ClientContext>();
+};
+
+// The worker's state as it tells it, until the stream ends.
+class RemoteWorker::AttachReactor final : public grpc::ClientReadReactor<v1::WorkerStatus> {
+ public:
+  AttachReactor(RemoteWorker& worker, const StateObserver& observer)
+      : worker_(worker), observer_(observer), running_(worker) {
+    running_.context().set_wait_for_ready(true);
+    worker.stub_->async()->Attach(&running_.context(), &request_, this);
+    StartRead(&status_);
+    StartCall();
+  }
+
+  grpc::StatusCode Await() {
+    ended_.WaitForNotification();
+    return code_;
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    observer_(worker_.Learn(status_));
+    StartRead(&status_);
+  }
+  void OnDone(const grpc::Status& status) override {
+    code_ = status.error_code();
+    ended_.Notify();
+  }
+
+ private:
+  RemoteWorker& worker_;
+  const StateObserver& observer_;
+  Running running_;
+  const v1::AttachRequest request_;
+  v1::WorkerStatus status_;
+  grpc::StatusCode code_ = grpc::StatusCode::OK;
+  absl::Notification ended_;
 };
 
 RemoteWorker::RemoteWorker(const RemoteWorkerOptions& options)
-    : options_(options), stub_(v1::Worker::NewStub(MakeChannel(options))) {}
+    : options_(options),
+      stub_(v1::Worker::NewStub(MakeChannel(options))),
+      launch_streams_(RemoteWorker::slots().size()) {}
 
-RemoteWorker::~RemoteWorker() { Stop(); }
+RemoteWorker::~RemoteWorker() {
+  Stop();
+  launch_streams_.clear();
+  const auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return contexts_ == 0; };
+  absl::MutexLock lock(&mu_);
+  mu_.Await(absl::Condition(&none));
+}
 
 std::string RemoteWorker::device() const {
   absl::MutexLock lock(&mu_);
@@ -107,14 +161,10 @@ void RemoteWorker::Watch(const StateObserver& observer) {
   observer(WorkerState::kDown);
   while (true) {
     {
-      Running attach(*this);
-      attach.context.set_wait_for_ready(true);
-      const auto stream = stub_->Attach(&attach.context, v1::AttachRequest());
-      v1::WorkerStatus status;
-      while (stream->Read(&status)) observer(Learn(status));
-      const grpc::Status end = stream->Finish();
+      AttachReactor attached(*this, observer);
+      const grpc::StatusCode end = attached.Await();
       observer(WorkerState::kDown);
-      if (end.error_code() == grpc::StatusCode::UNIMPLEMENTED) {
+      if (end == grpc::StatusCode::UNIMPLEMENTED) {
         Log(LogLevel::kError, "not an attnd worker", {{"worker", options_.target}});
       }
     }
@@ -148,7 +198,7 @@ absl::StatusOr<RemoteWorker::Answer> RemoteWorker::Exchange(v1::ExecuteFrame fir
   absl::StatusOr<FrameWriter> writer = FrameWriter::Create(std::move(first), tensors);
   if (!writer.ok()) return writer.status();
   Running running(*this);
-  const auto stream = stub_->Execute(&running.context);
+  const auto stream = stub_->Execute(&running.context());
   v1::ExecuteFrame frame;
   // A write that fails means that the status is there to be read.
   for (bool ok = true; ok && !writer->done();) {
@@ -166,7 +216,7 @@ absl::StatusOr<RemoteWorker::Answer> RemoteWorker::Exchange(v1::ExecuteFrame fir
     }
     if (broken.ok()) broken = reader.Append(frame);
     if (!broken.ok()) {
-      running.context.TryCancel();
+      running.context().TryCancel();
       break;
     }
     if (frame.has_result() || frame.has_report()) {
@@ -194,52 +244,63 @@ absl::Status RemoteWorker::Failure(const grpc::Status& status) const {
       "worker ", options_.target, " was lost, repeat the call: ", status.error_message()));
 }
 
-void RemoteWorker::ExchangeOne(v1::ExecuteFrame first, const NamedTensors& tensors, Executed done) {
-  struct Call {
-    explicit Call(RemoteWorker& worker) : running(worker) {}
-    Running running;
-    v1::ExecuteFrame request, response;
-    Executed done;
-  };
-  absl::StatusOr<FrameWriter> writer = FrameWriter::Create(std::move(first), tensors);
-  if (!writer.ok()) return done(writer.status());
-  auto call = std::make_unique<Call>(*this);
-  writer->Next(&call->request);
-  call->done = std::move(done);
-  Call& c = *call;
-  stub_->async()->ExecuteOne(
-      &c.running.context, &c.request, &c.response,
-      [this, call = call.release()](const grpc::Status& status) {
-        absl::StatusOr<Evaluation> result = Guarded([&]() -> absl::StatusOr<Evaluation> {
-          if (!status.ok()) return Failure(status);
-          absl::StatusOr<NamedTensors> outputs =
-              ReadOne(call->response, call->response.result().tensors(), options_.max_result_bytes);
-          if (!outputs.ok()) {
-            return absl::InternalError(absl::StrCat("answer of worker ", options_.target, ": ",
-                                                    outputs.status().message()));
-          }
-          return ToEvaluation(call->response.result(), *std::move(outputs));
-        });
-        // The context holds the channel, whose end must not come on a thread of gRPC's: it goes
-        // before whoever waits for the answer can take the worker down.
-        Executed answer = std::move(call->done);
-        delete call;
-        std::move(answer)(std::move(result));
-      });
+LaunchStream& RemoteWorker::StreamOf(int slot) {
+  std::shared_ptr<LaunchStream>& stream = launch_streams_[slot];
+  if (stream == nullptr || stream->ended()) {
+    auto running = std::make_shared<Running>(*this);
+    grpc::ClientContext* const context = &running->context();
+    stream = LaunchStream::Open(*stub_,
+                                std::shared_ptr<grpc::ClientContext>(std::move(running), context));
+  }
+  return *stream;
+}
+
+void RemoteWorker::ExchangeSmall(LaunchStream& stream, Executed done) {
+  stream.Send([this, done = std::move(done)](const grpc::Status& status,
+                                             const v1::ExecuteFrame& answer) mutable {
+    done(Guarded([&]() -> absl::StatusOr<Evaluation> {
+      if (!status.ok()) return Failure(status);
+      if (answer.has_error() && answer.error().code() != 0) {
+        return Failure(
+            {static_cast<grpc::StatusCode>(answer.error().code()), answer.error().message()});
+      }
+      absl::StatusOr<NamedTensors> outputs = absl::InvalidArgumentError("frame: expected a result");
+      if (answer.has_result()) {
+        outputs = ReadOne(answer, answer.result().tensors(), options_.max_result_bytes);
+      }
+      if (!outputs.ok()) {
+        return absl::InternalError(
+            absl::StrCat("answer of worker ", options_.target, ": ", outputs.status().message()));
+      }
+      return ToEvaluation(answer.result(), *std::move(outputs));
+    }));
+  });
 }
 
 void RemoteWorker::Execute(int slot, const Operator& op, const BoundCall& call,
                            const std::string& kernel, Executed done) {
-  v1::ExecuteFrame first;
-  v1::LaunchCall* header = first.mutable_call();
-  header->set_op(op.spec.id());
-  header->set_kernel(kernel);
-  AnnounceTensors(call.inputs(), header->mutable_tensors());
-  for (const auto& [name, value] : call.attributes()) {
-    ToWire(value, &(*header->mutable_attributes())[name]);
+  const auto fill = [&](v1::ExecuteFrame* frame) {
+    v1::LaunchCall* header = frame->mutable_call();
+    header->set_op(op.spec.id());
+    header->set_kernel(kernel);
+    AnnounceTensors(call.inputs(), header->mutable_tensors());
+    for (const auto& [name, value] : call.attributes()) {
+      ToWire(value, &(*header->mutable_attributes())[name]);
+    }
+  };
+  if (FitsOneFrame(call)) {
+    LaunchStream& stream = StreamOf(slot);
+    const absl::Status filled = Guarded([&] {
+      stream.request().Clear();
+      fill(&stream.request());
+      return WriteOne(call.inputs(), &stream.request());
+    });
+    if (!filled.ok()) return done(filled);
+    return ExchangeSmall(stream, std::move(done));
   }
-  if (FitsOneFrame(call)) return ExchangeOne(std::move(first), call.inputs(), std::move(done));
   done(Guarded([&]() -> absl::StatusOr<Evaluation> {
+    v1::ExecuteFrame first;
+    fill(&first);
     absl::StatusOr<Answer> answer = Exchange(std::move(first), call.inputs());
     if (!answer.ok()) return answer.status();
     return ToEvaluation(answer->header.result(), std::move(answer->tensors));

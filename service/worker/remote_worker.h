@@ -12,11 +12,12 @@
 #include "absl/synchronization/mutex.h"
 #include "attnd/v1/worker.grpc.pb.h"
 #include "service/router/worker_link.h"
+#include "service/worker/launch_stream.h"
 
 namespace attnd {
 
 struct RemoteWorkerOptions {
-  std::string target;  // host:port
+  std::string target;  // host:port, or unix:/path of a worker on this machine.
   int streams = 2;     // Fast launches under way at a time.
   int64_t max_result_bytes = int64_t{8} << 30;
   // Bounds of the time between attempts to reach a worker that is gone.
@@ -26,7 +27,7 @@ struct RemoteWorkerOptions {
 
 // Keeps one stream open to learn the worker's state. The stream breaks when the worker's process
 // ends, and when the worker does not answer pings for some seconds; the state is then kDown until a
-// new stream stands.
+// new stream stands. Small launches have a stream for each slot, opened by the first and kept.
 class RemoteWorker final : public WorkerLink {
  public:
   explicit RemoteWorker(const RemoteWorkerOptions& options);
@@ -47,6 +48,7 @@ class RemoteWorker final : public WorkerLink {
  private:
   // A running RPC, so that Stop can end it.
   class Running;
+  class AttachReactor;
   struct Answer {
     v1::ExecuteFrame header;
     NamedTensors tensors;
@@ -56,18 +58,24 @@ class RemoteWorker final : public WorkerLink {
   // Returns the state to report; kDown for a worker of another build.
   WorkerState Learn(const v1::WorkerStatus& status);
   absl::StatusOr<Answer> Exchange(v1::ExecuteFrame first, const NamedTensors& tensors);
-  void ExchangeOne(v1::ExecuteFrame first, const NamedTensors& tensors, Executed done);
+  // Sends the stream's request.
+  void ExchangeSmall(LaunchStream& stream, Executed done);
+  // The slot's stream, a new one if there was none or it ended.
+  LaunchStream& StreamOf(int slot);
   // What became of a launch that did not succeed.
   absl::Status Failure(const grpc::Status& status) const;
 
   const RemoteWorkerOptions options_;
   const std::unique_ptr<v1::Worker::Stub> stub_;
   std::thread watcher_;
+  // By slot; each is used by the launch that has the slot.
+  std::vector<std::shared_ptr<LaunchStream>> launch_streams_;
   mutable absl::Mutex mu_;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::string device_ ABSL_GUARDED_BY(mu_);
   KernelTable kernels_ ABSL_GUARDED_BY(mu_);
   std::unordered_set<grpc::ClientContext*> running_ ABSL_GUARDED_BY(mu_);
+  int contexts_ ABSL_GUARDED_BY(mu_) = 0;  // That exist, running or about to go.
 };
 
 }  // namespace attnd

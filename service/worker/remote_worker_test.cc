@@ -2,7 +2,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -44,19 +48,23 @@ std::vector<std::unique_ptr<WorkerLink>> One(std::unique_ptr<WorkerLink> worker)
 // What `attnd worker` is, in this process.
 class WorkerProcess {
  public:
-  WorkerProcess(const Registry& operators, std::shared_ptr<FakeControl> control, int port)
+  WorkerProcess(const Registry& operators, std::shared_ptr<FakeControl> control, int port,
+                std::string socket = "")
       : node_(operators, One(testing::MakeFakeWorker(
                              std::move(control), {Lane::kFast, Lane::kFast, Lane::kReference}))),
         rpc_metrics_(node_.registry),
         service_(node_.engine, "fake", int64_t{1} << 30) {
-    absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
-        {.address = "127.0.0.1", .port = port}, rpc_metrics_, {&service_}, {"attnd.v1.Worker"});
+    absl::StatusOr<std::unique_ptr<GrpcServer>> server =
+        GrpcServer::Start({.address = "127.0.0.1", .port = port, .socket = std::move(socket)},
+                          rpc_metrics_, {&service_}, {"attnd.v1.Worker"});
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }
 
   int port() const { return server_->port(); }
   void SetDraining() { service_.SetDraining(); }
+  void Detach() { service_.Detach(); }
+  std::vector<prometheus::MetricFamily> Metrics() const { return node_.registry.Collect(); }
 
  private:
   Node node_;
@@ -136,10 +144,14 @@ TEST_F(RemoteWorkerTest, ComparesThere) {
   EXPECT_TRUE(testing::SubmitCompare(engine(), std::move(none), &random)->Get().ok());
 }
 
+// A launch that fits into a frame, and one that is streamed.
+constexpr size_t kLaunchSizes[] = {1, 3000001};
+
 TEST_F(RemoteWorkerTest, ADeathAnswersAtOnceAndTheRestartIsFound) {
-  for (int round = 0; round < 3; ++round) {
+  for (const size_t count : kLaunchSizes) {
     control_->Hold();
-    const PendingResult running = Submit(engine(), {.request = DoubleRequest({1})});
+    const PendingResult running =
+        Submit(engine(), {.request = DoubleRequest(std::vector<float>(count, 1))});
     control_->AwaitHeld(1);
     // The server closes its connections before its engine can answer.
     std::thread death([this] { worker_.reset(); });
@@ -161,7 +173,105 @@ TEST_F(RemoteWorkerTest, ADeathAnswersAtOnceAndTheRestartIsFound) {
     ASSERT_TRUE(result.ok()) << result.status();
     EXPECT_THAT(ToFloats(*result->evaluation.outputs.Find("y")), ElementsAre(8));
   }
-  EXPECT_EQ(engine().snapshot().workers[0].restarts, 3);
+  EXPECT_EQ(engine().snapshot().workers[0].restarts, std::size(kLaunchSizes));
+}
+
+TEST_F(RemoteWorkerTest, SmallLaunchesKeepTheirStreamThroughErrors) {
+  for (int round = 0; round < 20; ++round) {
+    const bool fails = round % 3 == 1;
+    control_->SetError(fails ? absl::InvalidArgumentError("no") : absl::OkStatus());
+    const auto result =
+        Submit(engine(), {.request = DoubleRequest({static_cast<float>(round)})})->Get();
+    ASSERT_EQ(result.ok(), !fails) << result.status();
+    if (!fails) {
+      EXPECT_THAT(ToFloats(*result->evaluation.outputs.Find("y")), ElementsAre(2 * round));
+    }
+  }
+  double streams = 0, ended = 0;
+  for (const prometheus::MetricFamily& family : worker_->Metrics()) {
+    for (const prometheus::ClientMetric& metric : family.metric) {
+      const bool small = std::any_of(
+          metric.label.begin(), metric.label.end(),
+          [](const auto& label) { return label.value == "attnd.v1.Worker/ExecuteSmall"; });
+      if (small && family.name == "attnd_rpc_in_flight") streams += metric.gauge.value;
+      if (small && family.name == "attnd_rpc_requests_total") ended += metric.counter.value;
+    }
+  }
+  EXPECT_GE(streams, 1);
+  EXPECT_LE(streams, 2);  // One for each slot of the lane.
+  EXPECT_EQ(ended, 0);
+}
+
+TEST_F(RemoteWorkerTest, ManyCallersShareTheStreams) {
+  constexpr int kCallers = 8, kCalls = 200;
+  std::vector<std::thread> callers;
+  std::atomic<int> wrong = 0;
+  for (int caller = 0; caller < kCallers; ++caller) {
+    callers.emplace_back([this, caller, &wrong] {
+      for (int i = 0; i < kCalls; ++i) {
+        const auto value = static_cast<float>(caller * kCalls + i);
+        const auto result = Submit(engine(), {.request = DoubleRequest({value})})->Get();
+        if (!result.ok() ||
+            ToFloats(*result->evaluation.outputs.Find("y")) != std::vector<float>{2 * value}) {
+          ++wrong;
+        }
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST_F(RemoteWorkerTest, AWorkerThatGoesStillAnswersWhatItRuns) {
+  for (const size_t count : kLaunchSizes) {
+    control_->Hold();
+    const PendingResult running =
+        Submit(engine(), {.request = DoubleRequest(std::vector<float>(count, 1))});
+    control_->AwaitHeld(1);
+    worker_->Detach();
+    EXPECT_TRUE(Await([this] { return !engine().ready(); }));
+    control_->Release();
+    const auto result = running->Get();
+    EXPECT_TRUE(result.ok()) << result.status();
+    worker_.reset();
+    worker_ = std::make_unique<WorkerProcess>(operators_, control_, port_);
+    ASSERT_TRUE(Await([this] { return engine().ready(); }));
+  }
+}
+
+TEST_F(RemoteWorkerTest, AUnixSocketServesAsWellAndIsFoundAgain) {
+  const std::string path = absl::StrCat(::testing::TempDir(), "/worker-", getpid(), ".sock");
+  worker_.reset();
+  worker_ = std::make_unique<WorkerProcess>(operators_, control_, port_, path);
+  Node near(operators_, One(std::make_unique<RemoteWorker>(
+                            RemoteWorkerOptions{.target = absl::StrCat("unix:", path)})));
+  for (int life = 0; life < 2; ++life) {
+    ASSERT_TRUE(Await([&near] { return near.engine.ready(); }));
+    for (const size_t count : kLaunchSizes) {
+      const std::vector<float> ones(count, 1);
+      const auto result = Submit(near.engine, {.request = DoubleRequest(ones)})->Get();
+      ASSERT_TRUE(result.ok()) << result.status();
+      EXPECT_EQ(ToFloats(*result->evaluation.outputs.Find("y")), std::vector<float>(count, 2));
+    }
+    // Those who come by TCP have the same worker.
+    ASSERT_TRUE(Await([this] { return engine().ready(); }));
+    EXPECT_TRUE(Submit(engine(), {.request = DoubleRequest({1})})->Get().ok());
+    worker_.reset();
+    EXPECT_TRUE(Await([&near] { return !near.engine.ready(); }));
+    worker_ = std::make_unique<WorkerProcess>(operators_, control_, port_, path);
+  }
+}
+
+TEST_F(RemoteWorkerTest, TwoServersNeverShareASocket) {
+  const std::string path = absl::StrCat(::testing::TempDir(), "/shared-", getpid(), ".sock");
+  worker_ = nullptr;
+  const WorkerProcess first(operators_, control_, 0, path);
+  prometheus::Registry registry;
+  RpcMetrics metrics(registry, [](absl::string_view) { return false; });
+  const auto second =
+      GrpcServer::Start({.address = "127.0.0.1", .port = 0, .socket = path}, metrics, {}, {});
+  EXPECT_TRUE(absl::IsUnavailable(second.status())) << second.status();
+  EXPECT_THAT(second.status().message(), HasSubstr(path));
 }
 
 TEST_F(RemoteWorkerTest, DrainingIsHeardAndRunningCallsFinish) {

@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "service/guarded.h"
-#include "service/rpc/call_parts.h"
+#include "service/rpc/codec.h"
 #include "service/rpc/grpc_status.h"
 #include "service/version.h"
 #include "service/wire.h"
@@ -45,12 +45,8 @@ v1::ExecuteFrame ResultHeader(const Evaluation& evaluation) {
 }
 
 absl::Status FillOne(const Evaluation& evaluation, v1::ExecuteFrame* frame) {
-  absl::StatusOr<FrameWriter> writer =
-      FrameWriter::Create(ResultHeader(evaluation), evaluation.outputs);
-  if (!writer.ok()) return writer.status();
-  writer->Next(frame);
-  if (writer->done()) return absl::OkStatus();
-  return absl::InternalError("frame: the result does not fit into one");
+  *frame = ResultHeader(evaluation);
+  return WriteOne(evaluation.outputs, frame);
 }
 
 }  // namespace
@@ -203,8 +199,96 @@ class WorkerService::ExecuteReactor final
   v1::ExecuteFrame out_;
 };
 
-WorkerService::WorkerService(Engine& engine, std::string device, int64_t max_launch_bytes)
-    : engine_(engine), device_(std::move(device)), max_launch_bytes_(max_launch_bytes) {}
+// The small launches of a router's slot, one at a time: a read, the engine, a write, and again.
+// Owns itself until the stream ends, which is not before the engine has answered.
+class WorkerService::SmallReactor final
+    : public grpc::ServerBidiReactor<v1::ExecuteFrame, v1::ExecuteFrame> {
+ public:
+  explicit SmallReactor(WorkerService& service) : service_(service) {}
+
+  void Begin(std::shared_ptr<SmallReactor> self) {
+    self_ = std::move(self);
+    StartRead(&in_);
+  }
+
+  // Between two launches at once, else after the answer.
+  void End() {
+    absl::MutexLock lock(&mu_);
+    ending_ = true;
+    if (!launching_) FinishOnce();
+  }
+
+  void OnReadDone(bool ok) override {
+    {
+      absl::MutexLock lock(&mu_);
+      // What comes after the end is the router's to repeat elsewhere.
+      if (!ok || ending_) return FinishOnce();
+      launching_ = true;
+    }
+    if (SpareThreads* spare = service_.spare_threads_; spare != nullptr) {
+      spare->Begin();
+      if (in_.ByteSizeLong() >= SpareThreads::kLargeBytes) spare->Busy();
+    }
+    Launch();
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (service_.spare_threads_ != nullptr) service_.spare_threads_->End();
+    absl::MutexLock lock(&mu_);
+    launching_ = false;
+    if (!ok || ending_) return FinishOnce();
+    StartRead(&in_);
+  }
+
+  void OnCancel() override { cancel_->Cancel(); }
+  void OnDone() override {
+    service_.Forget(this);
+    const std::shared_ptr<SmallReactor> last = std::move(self_);
+  }
+
+ private:
+  void Launch() {
+    absl::StatusOr<EngineCall> call = Guarded([&] {
+      const v1::LaunchCall& header = in_.call();
+      return MakeCall(header, ReadOne(in_, header.tensors(), service_.max_launch_bytes_), cancel_);
+    });
+    if (!call.ok()) return Answer(call.status());
+    service_.engine_.Evaluate(*std::move(call), [this](absl::StatusOr<EngineResult> result) {
+      Answer(std::move(result));
+    });
+  }
+
+  void Answer(absl::StatusOr<EngineResult> result) {
+    absl::Status status = result.status();
+    if (status.ok()) status = Guarded([&] { return FillOne(result->evaluation, &out_); });
+    if (!status.ok()) {
+      out_.Clear();
+      *out_.mutable_error() = EncodeError("", status);
+    }
+    StartWrite(&out_);
+  }
+
+  void FinishOnce() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (!std::exchange(finished_, true)) Finish(grpc::Status::OK);
+  }
+
+  WorkerService& service_;
+  std::shared_ptr<SmallReactor> self_;
+  const std::shared_ptr<CancelToken> cancel_ = std::make_shared<CancelToken>();
+  v1::ExecuteFrame in_;
+  v1::ExecuteFrame out_;
+  absl::Mutex mu_;
+  bool launching_ ABSL_GUARDED_BY(mu_) = false;
+  bool ending_ ABSL_GUARDED_BY(mu_) = false;
+  bool finished_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+WorkerService::WorkerService(Engine& engine, std::string device, int64_t max_launch_bytes,
+                             SpareThreads* spare_threads)
+    : engine_(engine),
+      device_(std::move(device)),
+      max_launch_bytes_(max_launch_bytes),
+      spare_threads_(spare_threads) {}
 
 WorkerService::~WorkerService() = default;
 
@@ -233,12 +317,19 @@ void WorkerService::SetDraining() {
 
 void WorkerService::Detach() {
   absl::MutexLock lock(&mu_);
+  detached_ = true;
   for (AttachReactor* reactor : attached_) reactor->End();
+  for (SmallReactor* reactor : launching_) reactor->End();
 }
 
 void WorkerService::Forget(AttachReactor* reactor) {
   absl::MutexLock lock(&mu_);
   attached_.erase(reactor);
+}
+
+void WorkerService::Forget(SmallReactor* reactor) {
+  absl::MutexLock lock(&mu_);
+  launching_.erase(reactor);
 }
 
 grpc::ServerWriteReactor<v1::WorkerStatus>* WorkerService::Attach(
@@ -260,25 +351,15 @@ grpc::ServerBidiReactor<v1::ExecuteFrame, v1::ExecuteFrame>* WorkerService::Exec
   return raw;
 }
 
-grpc::ServerUnaryReactor* WorkerService::ExecuteOne(grpc::CallbackServerContext* context,
-                                                    const v1::ExecuteFrame* request,
-                                                    v1::ExecuteFrame* response) {
-  const std::shared_ptr<UnaryCall> unary = UnaryCall::Start();
-  absl::StatusOr<EngineCall> call = Guarded([&] {
-    const v1::LaunchCall& header = request->call();
-    return MakeCall(header, ReadOne(*request, header.tensors(), max_launch_bytes_),
-                    unary->cancel());
-  });
-  if (!call.ok()) {
-    unary->Finish(ToGrpcStatus(call.status()));
-  } else {
-    engine_.Evaluate(*std::move(call), [unary, response](absl::StatusOr<EngineResult> result) {
-      absl::Status status = result.status();
-      if (status.ok()) status = Guarded([&] { return FillOne(result->evaluation, response); });
-      unary->Finish(ToGrpcStatus(status));
-    });
-  }
-  return unary.get();
+grpc::ServerBidiReactor<v1::ExecuteFrame, v1::ExecuteFrame>* WorkerService::ExecuteSmall(
+    grpc::CallbackServerContext* context) {
+  auto reactor = std::make_shared<SmallReactor>(*this);
+  SmallReactor* const raw = reactor.get();
+  raw->Begin(std::move(reactor));
+  absl::MutexLock lock(&mu_);
+  launching_.insert(raw);
+  if (detached_) raw->End();
+  return raw;
 }
 
 }  // namespace attnd
