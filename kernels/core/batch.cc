@@ -32,13 +32,19 @@ class CallEnvironment final : public Environment {
 // Along which axis the calls' versions of a port are laid together.
 struct Layout {
   bool packs;  // Tokens end to end, instead of batch rows on top of one another.
+  // A symbol beside B and M whose axis is one of batch rows; empty: none.
+  std::string per_row = {};
 
   static constexpr int kShared = -1;   // No axis of the batch: all must hold the same bytes.
   static constexpr int kNowhere = -2;  // The port has no place in such a call.
 
   int AxisOf(const Port& port, int alternative) const {
     const int batch = port.AxisOf("B", alternative);
-    if (!packs) return batch == 0 || port.AxisOf("M", alternative) == 0 ? 0 : kShared;
+    if (!packs) {
+      const bool rows = batch == 0 || port.AxisOf("M", alternative) == 0 ||
+                        (!per_row.empty() && port.AxisOf(per_row, alternative) == 0);
+      return rows ? 0 : kShared;
+    }
     for (const absl::string_view tokens : {"T", "S"}) {
       const int axis = port.AxisOf(tokens, alternative);
       if (axis >= 0) return batch == 0 && axis == 1 ? 1 : kNowhere;
@@ -51,7 +57,11 @@ struct Layout {
 // Calls that could have been given as packed sequences, queries and keys alike, are packed.
 Layout LayoutOf(const BoundCall& call) {
   const OpSpec& spec = call.spec();
-  if (!spec.packs() || !spec.text().packed_by_sequence) return {.packs = false};
+  if (!spec.packs() || !spec.text().packed_by_sequence) {
+    const int64_t* rows = call.dims().Find(spec.text().per_row);
+    const bool every = rows != nullptr && !call.packed() && *rows == call.dim("B");
+    return {.packs = false, .per_row = every ? spec.text().per_row : ""};
+  }
   const std::optional<Expression>& condition = spec.FindInput("cu_seqlens")->condition;
   if (condition.has_value()) {
     const absl::StatusOr<bool> holds = condition->EvaluateBool(CallEnvironment(call));
@@ -98,14 +108,15 @@ bool SameBytes(const Tensor& a, const Tensor& b) {
 BatchTraits MakeTraits(const BoundCall& call) {
   const OpSpec& spec = call.spec();
   const Layout layout = LayoutOf(call);
-  BatchTraits traits{.packs = layout.packs};
+  BatchTraits traits{.packs = layout.packs, .per_row = !layout.per_row.empty()};
   if (call.packed() && !layout.packs) return traits;
   for (const BoundCall::OutputSpec& output : call.outputs()) {
     if (layout.AxisOf(*spec.FindOutput(output.name), 0) < 0) return traits;
   }
-  traits.key = absl::StrCat(spec.id(), "|", Name(call.dtype()), layout.packs ? "|packed" : "");
+  traits.key = absl::StrCat(spec.id(), "|", Name(call.dtype()), layout.packs ? "|packed" : "",
+                            traits.per_row ? "|per row" : "");
   for (const auto& [symbol, size] : call.dims()) {
-    if (symbol == "B" || symbol == "M") continue;
+    if (symbol == "B" || symbol == "M" || symbol == layout.per_row) continue;
     if (layout.packs && (symbol == "T" || symbol == "S" || FollowsTokens(call, symbol))) continue;
     absl::StrAppend(&traits.key, "|", symbol, "=", size);
   }
@@ -135,6 +146,12 @@ const BatchTraits& TraitsOf(const BoundCall& call) {
   return call.form().batch.Get([&] { return MakeTraits(call); });
 }
 
+// That of LayoutOf, from what is kept of it.
+Layout KeptLayout(const BoundCall& call) {
+  const BatchTraits& traits = TraitsOf(call);
+  return {.packs = traits.packs, .per_row = traits.per_row ? call.spec().text().per_row : ""};
+}
+
 }  // namespace
 
 std::string BatchKey(const BoundCall& call, absl::string_view kernel) {
@@ -154,7 +171,7 @@ absl::StatusOr<BoundCall> Pack(absl::Span<const BoundCall* const> calls) {
   if (calls.empty()) return absl::InvalidArgumentError("nothing to pack");
   const BoundCall& first = *calls[0];
   const OpSpec& spec = first.spec();
-  const Layout layout{TraitsOf(first).packs};
+  const Layout layout = KeptLayout(first);
   CallRequest packed{spec.id(), {}, first.attributes(), ""};
   for (const auto& [name, example] : first.inputs()) {
     if (name == "cu_seqlens") continue;
@@ -210,7 +227,7 @@ absl::StatusOr<std::vector<NamedTensors>> Unpack(absl::Span<const BoundCall* con
                                                  const NamedTensors& packed_outputs) {
   std::vector<NamedTensors> results(calls.size());
   const OpSpec& spec = calls[0]->spec();
-  const Layout layout{TraitsOf(*calls[0]).packs};
+  const Layout layout = KeptLayout(*calls[0]);
   for (const auto& [name, whole] : packed_outputs) {
     const int axis = layout.AxisOf(*spec.FindOutput(name), 0);
     int64_t at = 0;

@@ -54,5 +54,30 @@ TEST(BatchTest, DifferentSizesAndAttributesAreDifferentKeys) {
   EXPECT_NE(BatchKey(narrow, ""), BatchKey(wide, ""));
 }
 
+TEST(BatchTest, BlockListsOfEachRowAreStacked) {
+  RandomOptions options;
+  options.without = {"block_indices"};
+  for (const char* symbol : {"H", "HK", "HV", "HB"}) options.dims.Set(symbol, 2);
+  for (const char* symbol : {"K", "V"}) options.dims.Set(symbol, 4);
+  for (const char* symbol : {"T", "S"}) options.dims.Set(symbol, 150);
+  const auto call = [&](uint64_t seed, int64_t rows, int64_t lists) {
+    options.seed = seed;
+    options.dims.Set("B", rows);
+    options.dims.Set("BM", lists);
+    return BindAndCheck(Find("block_sparse_attention"), Random("block_sparse_attention", options))
+        .value();
+  };
+  const BoundCall a = call(1, 1, 1), b = call(2, 3, 3), shared = call(3, 3, 1);
+  ASSERT_FALSE(BatchKey(a, "").empty());
+  EXPECT_EQ(BatchKey(a, ""), BatchKey(b, ""));
+  // One list for several rows cannot be stacked with others' lists.
+  EXPECT_NE(BatchKey(a, ""), BatchKey(shared, ""));
+  const BoundCall* calls[] = {&a, &b};
+  const BoundCall packed = Pack(calls).value();
+  EXPECT_EQ(packed.dim("B"), 4);
+  EXPECT_EQ(packed.input("block_mask").dim(0), 4);
+  EXPECT_TRUE(BitEqual(packed.input("block_mask").Slice(0, 1, 3), b.input("block_mask")));
+}
+
 }  // namespace
 }  // namespace attnd::testing

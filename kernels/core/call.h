@@ -39,8 +39,9 @@ struct Sequence {
 // How calls of a form share a launch; see batch.h.
 struct BatchTraits {
   bool possible = false;
-  bool packs = false;  // Tokens end to end, instead of batch rows on top of one another.
-  std::string key;     // Equal for forms that may share.
+  bool packs = false;    // Tokens end to end, instead of batch rows on top of one another.
+  bool per_row = false;  // Axes of SchemaText::per_row have an entry for each batch row.
+  std::string key;       // Equal for forms that may share.
   std::vector<std::string> shared;  // Inputs whose bytes must be the same, too.
 };
 

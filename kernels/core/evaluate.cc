@@ -4,38 +4,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "kernels/core/staged_call.h"
 #include "kernels/primitives/composer.h"
 
 namespace attnd {
 namespace {
-
-absl::Status Annotate(const Operator& op, const absl::Status& status) {
-  return absl::Status(status.code(), absl::StrCat(op.spec.id(), ": ", status.message()));
-}
-
-// Copies of the call's inputs in the backend's memory; the host's own tensors where that is the
-// host.
-absl::StatusOr<NamedTensors> StageInputs(Backend& backend, const BoundCall& call) {
-  if (backend.device() == Device::kCpu) return call.inputs();
-  NamedTensors staged;
-  for (const auto& [name, host] : call.inputs()) {
-    absl::StatusOr<Tensor> device = backend.Allocate(host.dtype(), host.shape());
-    if (!device.ok()) return device.status();
-    if (absl::Status s = backend.Upload(host, *device); !s.ok()) return s;
-    staged.Set(name, *std::move(device));
-  }
-  return staged;
-}
-
-absl::StatusOr<NamedTensors> AllocateOutputs(Backend& backend, const BoundCall& call) {
-  NamedTensors outputs;
-  for (const BoundCall::OutputSpec& spec : call.outputs()) {
-    absl::StatusOr<Tensor> out = backend.Allocate(spec.dtype, spec.shape);
-    if (!out.ok()) return out.status();
-    outputs.Set(spec.name, *std::move(out));
-  }
-  return outputs;
-}
 
 absl::StatusOr<NamedTensors> FetchOutputs(Backend& backend, NamedTensors outputs) {
   if (backend.device() == Device::kCpu) return outputs;
@@ -93,28 +66,19 @@ absl::StatusOr<Evaluation> EvaluateBound(const Operator& op, Backend& backend,
         op.spec.id(), ": given float64 inputs on ", Name(backend.device()),
         ", expected float32, float16 or bfloat16: float64 is computed on the CPU only"));
   }
-  absl::StatusOr<const Kernel*> kernel = SelectKernel(op, call, backend.device(), forced);
-  if (!kernel.ok()) return kernel.status();
-  absl::StatusOr<NamedTensors> inputs = StageInputs(backend, call);
-  if (!inputs.ok()) return Annotate(op, inputs.status());
-  absl::StatusOr<NamedTensors> outputs = AllocateOutputs(backend, call);
-  if (!outputs.ok()) return Annotate(op, outputs.status());
-  // On the CPU the call's own tensors are the backend's: no second BoundCall.
-  const bool on_host = backend.device() == Device::kCpu;
-  const BoundCall staged = on_host ? BoundCall() : call.WithInputs(*std::move(inputs));
-  const BoundCall& ready = on_host ? call : staged;
+  absl::StatusOr<StagedCall> staged = StagedCall::Create(op, backend, call, forced);
+  if (!staged.ok()) return staged.status();
 
   const absl::Time start = absl::Now();
-  const absl::Status ran = *kernel != nullptr ? (*kernel)->run(backend, ready, *outputs)
-                                              : RunComposed(op, backend, ready, *outputs);
-  if (!ran.ok()) return Annotate(op, ran);
+  if (absl::Status s = staged->Run(); !s.ok()) return s;
   if (absl::Status s = backend.Synchronize(); !s.ok()) return Annotate(op, s);
   const absl::Duration compute = absl::Now() - start;
 
-  absl::StatusOr<NamedTensors> host = FetchOutputs(backend, *std::move(outputs));
+  absl::StatusOr<NamedTensors> host = FetchOutputs(backend, staged->outputs());
   if (!host.ok()) return Annotate(op, host.status());
-  return Evaluation{*std::move(host), *kernel != nullptr ? (*kernel)->name : "composed",
-                    backend.name(), compute};
+  const Kernel* kernel = staged->kernel();
+  return Evaluation{*std::move(host), kernel != nullptr ? kernel->name : "composed", backend.name(),
+                    compute};
 }
 
 absl::StatusOr<Evaluation> Evaluate(const Operator& op, Backend& backend,

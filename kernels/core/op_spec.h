@@ -69,6 +69,8 @@ struct SchemaText {
   std::vector<std::string> rules;
   // Symbols whose size may be zero, beside T: "S P E". Zero too if no given input has them.
   std::string may_be_zero;
+  // Symbol of first axes with an entry for each batch row, or one for all rows: "BM".
+  std::string per_row;
   // False where the packed layout is more than a cut along T (the operator handles it itself).
   bool packed_by_sequence = true;
   // Worst relative error, ‖out - ref‖ / ‖ref‖, that float32 inputs may show.

@@ -2,8 +2,8 @@
 // Yang et al., "Gated Linear Attention Transformers with Hardware-Efficient Training", 2023,
 // section 4). Per head:
 //
-//   S_t = diag(e^g_t) S_{t-1} + phi(k_t) (w_t v_t)^T,  z_t = e^g_t z_{t-1} + phi(k_t),  y_t = scale
-//   S_t^T phi(q_t)
+//   S_t = diag(e^g_t) S_{t-1} diag(e^gv_t) + phi(k_t) (w_t v_t)^T,  z_t = e^g_t z_{t-1} + phi(k_t),
+//   y_t = scale S_t^T phi(q_t)
 //
 // A chunk of 64 tokens costs four matrix products: within the chunk P = (Q K^T) weighed by the
 // decay between tokens, O = P V + (Q e^G) S, and S = e^G_end S + (K e^(G_end - G))^T V.
@@ -45,6 +45,10 @@ struct LinearRecurrentCall {
 
   Decay decay = Decay::kNone;
   Tensor g;  // See Decay.
+
+  // gv: float32 [B,T,heads,V], the log decay per value channel. Undefined: 0. Not with a
+  // normaliser.
+  Tensor value_decay;
 
   // w: float32 [B,T,HO]. Undefined: 1.
   Tensor value_weight;

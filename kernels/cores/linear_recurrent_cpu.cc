@@ -24,6 +24,7 @@ class HeadWalk {
         k_(scratch_.Take<float>(kChunk * K_)),
         v_(scratch_.Take<float>(kChunk * V_)),
         y_(scratch_.Take<float>(kChunk * V_)),
+        fade_(scratch_.Take<float>(call.value_decay.defined() ? kChunk * V_ : 0)),
         weights_(scratch_.Take<float>(kChunk * kChunk)),
         decayed_(scratch_.Take<float>(kChunk * K_)),
         transposed_(scratch_.Take<float>(kChunk * K_)),
@@ -74,17 +75,26 @@ class HeadWalk {
                             (sequence_.row * call_.q.dim(1) + token) * heads_ + head_;
       for (int64_t r = 0; r < count; ++r) ScaleRow(v_ + r * V_, weight[r * heads_], V_);
     }
-    odd_.TakeOut(v_, count, V_);
+    if (!fades()) odd_.TakeOut(v_, count, V_);
     decay_.Load(sequence_.row, token, count);
+    if (fades()) {
+      LoadHeadRows(call_.value_decay, sequence_.row, token, count, head_, heads_, fade_);
+      ExpRow(fade_, count * V_);
+    }
   }
 
   void Chunk(int64_t begin, int64_t count) {
     LoadChunk(begin, count);
     decay_.Products(q_, k_, weights_);
-    Gemm(count, V_, count, weights_, kChunk, v_, V_, y_, V_, false);
     decay_.SinceStart(q_, decayed_);
-    Gemm(count, V_, K_, decayed_, K_, state_, V_, y_, V_, true);
-    odd_.AddToLaterRows(weights_, kChunk, count, y_);
+    if (fades()) {
+      Gemm(count, V_, K_, decayed_, K_, state_, V_, y_, V_, false);
+      FadeIn(count);
+    } else {
+      Gemm(count, V_, count, weights_, kChunk, v_, V_, y_, V_, false);
+      Gemm(count, V_, K_, decayed_, K_, state_, V_, y_, V_, true);
+      odd_.AddToLaterRows(weights_, kChunk, count, y_);
+    }
     if (normalises()) {
       for (int64_t r = 0; r < count; ++r) {
         dots_[r] = DotRow(decayed_ + r * K_, z_, K_) + SumRow(weights_ + r * kChunk, r + 1);
@@ -97,6 +107,7 @@ class HeadWalk {
 
     decay_.UntilEnd(k_, decayed_);
     decay_.DecayState(state_, V_);
+    if (fades()) FadeOut(count);
     Transpose(count, K_, decayed_, K_, transposed_, kChunk);
     Gemm(K_, V_, count, transposed_, kChunk, v_, V_, state_, V_, true);
     odd_.AddToState(decayed_, K_, state_);
@@ -106,16 +117,40 @@ class HeadWalk {
     }
   }
 
+  bool fades() const { return call_.value_decay.defined(); }
+
+  // y_r holds what the state gives and becomes ((y_r f_0 + P_r0 v_0) f_1 + P_r1 v_1) ... up to
+  // token r: the decays of value channels one after the other, so that none is ever undone.
+  void FadeIn(int64_t count) {
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t s = 0; s <= r; ++s) {
+        FadeAddRow(weights_[r * kChunk + s], v_ + s * V_, fade_ + s * V_, y_ + r * V_, V_);
+      }
+    }
+  }
+
+  // Values and state as they are at the chunk's end. Uses up fade_ and y_.
+  void FadeOut(int64_t count) {
+    float* left = y_;
+    std::fill(left, left + V_, 1.0f);
+    for (int64_t s = count - 1; s >= 0; --s) {
+      MulRow(v_ + s * V_, left, v_ + s * V_, V_);
+      MulRow(left, fade_ + s * V_, left, V_);
+    }
+    for (int64_t i = 0; i < K_; ++i) MulRow(state_ + i * V_, left, state_ + i * V_, V_);
+  }
+
   const LinearRecurrentCall& call_;
   const Sequence& sequence_;
   const int64_t head_, heads_, K_, V_;
   Scratch scratch_;
   float *q_, *k_, *v_, *y_;
+  float* fade_;        // [count,V]: e^gv.
   float* weights_;     // [count,kChunk]
   float* decayed_;     // [count,K]
   float* transposed_;  // [K,kChunk]
   float *state_, *z_, *dots_;
-  NonFinite odd_;  // Of v_.
+  NonFinite odd_;  // Of v_, unless values fade: there no product masks by zeros.
   ChunkDecay decay_;
 };
 

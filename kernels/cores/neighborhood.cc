@@ -1,6 +1,7 @@
 #include "kernels/cores/neighborhood.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace attnd {
 
@@ -35,6 +36,17 @@ std::vector<NeighborhoodAxis> NeighborhoodAxes(const BoundCall& call) {
                     .causal = call.flags("causal")[i]});
   }
   return axes;
+}
+
+absl::StatusOr<Tensor> WithExtra(Backend& backend, const Tensor& grid, const Tensor& extra) {
+  if (!extra.defined()) return grid;
+  Dims shape = grid.shape();
+  shape[1] += extra.dim(1);
+  absl::StatusOr<Tensor> both = backend.Allocate(grid.dtype(), std::move(shape));
+  if (!both.ok()) return both;
+  backend.Copy(grid, both->Slice(1, 0, grid.dim(1)));
+  backend.Copy(extra, both->Slice(1, grid.dim(1), extra.dim(1)));
+  return both;
 }
 
 }  // namespace attnd

@@ -8,7 +8,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "kernels/core/call.h"
+#include "kernels/core/tensor.h"
+#include "kernels/primitives/primitives.h"
 
 namespace attnd {
 
@@ -37,6 +40,10 @@ struct NeighborhoodAxis {
 // The axes of a call of neighborhood_attention, outermost first: one, two or three of them. Lists
 // of one entry serve all axes.
 std::vector<NeighborhoodAxis> NeighborhoodAxes(const BoundCall& call);
+
+// [grid, extra] along the tokens of keys or values, in the backend's memory; the grid itself where
+// there is nothing extra. RESOURCE_EXHAUSTED if memory does not suffice.
+absl::StatusOr<Tensor> WithExtra(Backend& backend, const Tensor& grid, const Tensor& extra);
 
 }  // namespace attnd
 

@@ -61,6 +61,11 @@ class Workspace {
   absl::Status status_;
 };
 
+void SetKeySize(int64_t key_size, RecurrentParams& p) {
+  p.K = static_cast<int>(key_size);
+  p.padded_K = (p.K + 15) / 16 * 16;
+}
+
 template <typename T>
 T* Data(const Tensor& tensor) {
   return tensor.defined() ? tensor.data<T>() : nullptr;
@@ -68,8 +73,14 @@ T* Data(const Tensor& tensor) {
 
 }  // namespace
 
-bool FitsRecurrent(int64_t key_size, bool vector_decay) {
-  return key_size <= (vector_decay ? 128 : 256);
+bool FitsRecurrent(const RecurrentForm& form) {
+  if (form.key_size > (form.decay == Decay::kVector ? 128 : 256)) return false;
+  RecurrentParams p = {};
+  p.decay = form.decay;
+  p.delta = form.delta;
+  p.fades = form.value_decay;
+  SetKeySize(form.key_size, p);
+  return std::max(PrepareSharedMemory(p), WalkSharedMemory(p)) <= SharedMemoryLimit();
 }
 
 absl::Status Recurrent(Backend& any_backend, const RecurrentCall& call) {
@@ -95,15 +106,16 @@ absl::Status Recurrent(Backend& any_backend, const RecurrentCall& call) {
   p.k = ViewOf(call.k, heads);
   p.v = ViewOf(call.v, heads);
   p.g = ViewOf(call.g, heads);
+  p.value_decay = ViewOf(call.value_decay, heads);
+  p.fades = call.value_decay.defined();
   p.beta = ViewOf(call.beta, heads);
   p.o = ViewOf(call.o, heads);
   p.decay = call.decay;
   p.delta = call.delta;
   p.scale = static_cast<float>(call.scale);
   p.heads = static_cast<int>(heads);
-  p.K = static_cast<int>(call.q.dim(3));
+  SetKeySize(call.q.dim(3), p);
   p.V = static_cast<int>(V);
-  p.padded_K = (p.K + 15) / 16 * 16;
 
   Workspace workspace(backend);
   const auto slots = static_cast<int64_t>(chunks.size()) * heads;

@@ -26,6 +26,9 @@ struct RecurrentCall {
 
   Decay decay = Decay::kNone;
   Tensor g;  // float32; see Decay.
+  // float32 [B,T,heads,V]: log decay per value channel; not with the delta rule or a normaliser.
+  // Undefined: 0.
+  Tensor value_decay;
 
   bool delta = false;
   Tensor beta;  // float32 [B,T,HB], for the delta rule. Undefined: 1.
@@ -40,9 +43,15 @@ struct RecurrentCall {
 // fit in memory.
 absl::Status Recurrent(Backend& backend, const RecurrentCall& call);
 
-// Head sizes whose tiles fit in shared memory: K to 256, or to 128 with a decay per key channel;
-// any V.
-bool FitsRecurrent(int64_t key_size, bool vector_decay);
+// Whether the tiles of such a call fit in shared memory on every device of this machine: K to 256,
+// or to 128 with a decay per key channel, where a block may have as much as on the H100; any V.
+struct RecurrentForm {
+  int64_t key_size;
+  Decay decay;
+  bool delta = false;
+  bool value_decay = false;
+};
+bool FitsRecurrent(const RecurrentForm& form);
 
 }  // namespace attnd::cuda
 

@@ -21,18 +21,21 @@ absl::Status RunDelta(Backend& backend, const BoundCall& call, const NamedTensor
     core.k = k.tensor();
   }
   core.g = g.tensor();
-  core.decay = !g.defined() ? Decay::kNone : g.rank() == 4 ? Decay::kVector : Decay::kScalar;
+  core.decay = DecayOf(g.tensor());
   core.delta = true;
   core.beta = beta.tensor();
   return Recurrent(backend, core);
 }
 
 bool SupportsDelta(const BoundCall& call) {
-  const Tensor& g = call.input("g");
-  return FitsRecurrent(call.dim("K"), g.defined() && g.rank() == 4);
+  return FitsRecurrent({call.dim("K"), DecayOf(call.input("g")), /*delta=*/true});
 }
 
 }  // namespace
+
+Decay DecayOf(const Tensor& g) {
+  return !g.defined() ? Decay::kNone : g.rank() == 4 ? Decay::kVector : Decay::kScalar;
+}
 
 RecurrentCall RecurrentCallOf(const BoundCall& call, const NamedTensors& outputs) {
   RecurrentCall core;

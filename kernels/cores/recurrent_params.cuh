@@ -43,9 +43,10 @@ struct HeadView {
 };
 
 struct RecurrentParams {
-  HeadView q, k, v, g, beta, o;
+  HeadView q, k, v, g, value_decay, beta, o;
   Decay decay;
   bool delta;
+  bool fades;  // Whether value_decay is given.
   float scale;
   int heads;  // HO
   int K, V;
@@ -71,6 +72,10 @@ struct RecurrentParams {
 
   __device__ int64_t Slot(int64_t chunk, int head) const { return chunk * heads + head; }
 };
+
+// Bytes of shared memory that a block takes: by K, the kind of decay, delta and fades.
+int PrepareSharedMemory(const RecurrentParams& p);
+int WalkSharedMemory(const RecurrentParams& p);
 
 // The first kernel, one block for each chunk of each head; `chunks` of them.
 cudaError_t LaunchPrepare(cudaStream_t stream, const RecurrentParams& p, int64_t chunks);

@@ -269,8 +269,12 @@ __global__ void __launch_bounds__(kRecurrentThreads) PrepareChunks(RecurrentPara
 
 }  // namespace
 
+int PrepareSharedMemory(const RecurrentParams& p) {
+  return TileFloats(p) * static_cast<int>(sizeof(float));
+}
+
 cudaError_t LaunchPrepare(cudaStream_t stream, const RecurrentParams& p, int64_t chunks) {
-  const int memory = TileFloats(p) * static_cast<int>(sizeof(float));
+  const int memory = PrepareSharedMemory(p);
   const cudaError_t error =
       cudaFuncSetAttribute(PrepareChunks, cudaFuncAttributeMaxDynamicSharedMemorySize, memory);
   if (error != cudaSuccess) return error;

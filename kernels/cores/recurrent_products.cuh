@@ -50,6 +50,29 @@ __device__ inline void AddByColumn(const float* a, int a_stride, const float* b,
   }
 }
 
+// Of products with lower triangular a: the zeros above its diagonal would make NaN of what is
+// infinite in b. Where b is `wild` somewhere, the matrices' product leaves those elements out...
+__device__ inline void AddLower(const float* a, int a_stride, const float* b, int b_stride,
+                                int depth, bool wild, Fragments<float>::Accumulator& sum) {
+  if (!wild) return AddByColumn(a, a_stride, b, b_stride, depth, sum);
+  for (int k = 0; k < depth; k += Fragments<float>::kStep) {
+    Fragments<float>::Multiply(
+        Fragments<float>::LoadA(a + k, a_stride),
+        Fragments<float>::Pick(Fragments<float>::LoadByColumn(b + k * b_stride, b_stride),
+                               Part::kFinite),
+        sum);
+  }
+}
+// ...and each element of the result gets them apart: those of b[0..m, n] times a[m, 0..m].
+__device__ inline float WildPart(const float* a_row, int m, const float* b_column, int b_stride) {
+  float sum = 0;
+  for (int k = 0; k <= m; ++k) {
+    const float value = b_column[k * b_stride];
+    if (!isfinite(value)) sum += a_row[k] * value;
+  }
+  return sum;
+}
+
 // The same for a[m,k] = a_rows[k,m].
 __device__ inline void AddTransposed(const float* a, int a_stride, const float* b, int b_stride,
                                      int depth, Fragments<float>::Accumulator& sum) {

@@ -14,11 +14,22 @@ __device__ void LoadPrepared(const float* rows, int width, float* tile, int stri
   }
 }
 
-int WalkSharedMemory(const RecurrentParams& p, int slice) {
-  const int values = slice + kPad;
-  const int floats = p.padded_K * values + kChunk * (p.padded_K + kPad) + kChunk * kSquare +
-                     kChunk * values * (p.delta ? 2 : 1);
-  return floats * static_cast<int>(sizeof(float));
+// Columns of the state that a block keeps. Above 128 channels of keys a narrower slice leaves room
+// for their tiles.
+int SliceOf(const RecurrentParams& p) { return p.K > 128 ? 32 : 64; }
+
+// Values of the chunk as they are at its end; total[j] = e^(decay of column j over the chunk). Uses
+// up fade [count,slice], of which total is the first row.
+template <int kSlice>
+__device__ void FadeOut(float* values, float* fade, int count, int stride) {
+  const int j = threadIdx.x;
+  if (j >= kSlice) return;
+  float left = 1;
+  for (int s = count - 1; s >= 0; --s) {
+    values[s * stride + j] *= left;
+    left *= fade[s * stride + j];
+  }
+  fade[j] = left;
 }
 
 template <int kSlice>
@@ -31,6 +42,7 @@ __global__ void __launch_bounds__(kRecurrentThreads) WalkChunks(RecurrentParams 
   float* square = rows + kChunk * stride;       // [64,64]: weights or inverse
   float* values = square + kChunk * kSquare;    // [64,slice]: v, then u
   float* residual = values + kChunk * kValues;  // [64,slice]: beta (v - S~^T k); delta rule
+  float* fade = residual;                       // [64,slice]: e^gv; with a decay of values
   const int first_value = static_cast<int>(blockIdx.x) * kSlice;
   const int head = static_cast<int>(blockIdx.y);
   const Run run = p.runs[blockIdx.z];
@@ -46,13 +58,20 @@ __global__ void __launch_bounds__(kRecurrentThreads) WalkChunks(RecurrentParams 
     const Chunk chunk = p.chunks[index];
     const int64_t slot = p.Slot(index, head);
     const int64_t rows_at = slot * kChunk * p.padded_K, square_at = slot * kChunk * kChunk;
-    __syncthreads();  // The state is written, and the tiles of the last chunk are done with.
+    __syncthreads();    // The state is written, and the tiles of the last chunk are done with.
+    bool wild = false;  // Whether the right side of the next triangular product is infinite or NaN
+                        // somewhere.
     for (int i = threadIdx.x; i < kChunk * kSlice; i += kRecurrentThreads) {
       const int r = i / kSlice, j = i % kSlice;
       const bool inside = r < chunk.count && first_value + j < p.V;
-      values[r * kValues + j] =
+      const float value =
           inside ? p.v.elements.Load(p.v.At(chunk.row, chunk.begin + r, head) + first_value + j)
                  : 0.0f;
+      values[r * kValues + j] = value;
+      wild |= !isfinite(value);
+      if (!p.fades) continue;
+      const int64_t at = p.value_decay.At(chunk.row, chunk.begin + r, head) + first_value + j;
+      fade[r * kValues + j] = inside ? expf(p.value_decay.elements.Load(at)) : 1.0f;
     }
     if (p.delta) {
       LoadPrepared(p.keys_since + rows_at, p.padded_K, rows, stride);
@@ -64,38 +83,59 @@ __global__ void __launch_bounds__(kRecurrentThreads) WalkChunks(RecurrentParams 
             AddByColumn(rows + m * stride, stride, state + n, kValues, p.padded_K, sum);
           },
           [&](int r, int j, float seen) {
-            float beta = r < chunk.count ? 1.0f : 0.0f;
-            if (r < chunk.count && p.beta.elements.defined()) {
-              beta = p.beta.elements.Load(p.beta.At(chunk.row, chunk.begin + r, head));
+            float rest = 0;  // Rows behind the last token stay out of every product.
+            if (r < chunk.count) {
+              rest = values[r * kValues + j] - seen;
+              if (p.beta.elements.defined()) {
+                rest *= p.beta.elements.Load(p.beta.At(chunk.row, chunk.begin + r, head));
+              }
             }
-            residual[r * kValues + j] = beta * (values[r * kValues + j] - seen);
+            residual[r * kValues + j] = rest;
+            wild |= !isfinite(rest);
           });
-      __syncthreads();
+      wild = __syncthreads_or(wild);
+      bool wild_u = false;
       ForTiles(
           kChunk, kSlice,
           [&](int m, int n, auto& sum) {
-            AddByColumn(square + m * kSquare, kSquare, residual + n, kValues, m + 16,
-                        sum);  // Lower triangular.
+            AddLower(square + m * kSquare, kSquare, residual + n, kValues, m + 16, wild, sum);
           },
-          [&](int r, int j, float u) { values[r * kValues + j] = u; });
+          [&](int r, int j, float u) {
+            if (wild) u += WildPart(square + r * kSquare, r, residual + j, kValues);
+            if (r >= chunk.count) u = 0;
+            values[r * kValues + j] = u;
+            wild_u |= !isfinite(u);
+          });
+      wild = wild_u;
       __syncthreads();
     }
     LoadPrepared(p.queries + rows_at, p.padded_K, rows, stride);
     LoadPrepared(p.weights + square_at, kChunk, square, kSquare);
-    __syncthreads();
+    wild = __syncthreads_or(wild);
     ForTiles(
         kChunk, kSlice,
         [&](int m, int n, auto& sum) {
           AddByColumn(rows + m * stride, stride, state + n, kValues, p.padded_K, sum);
-          AddByColumn(square + m * kSquare, kSquare, values + n, kValues, m + 16, sum);
+          if (p.fades) return;
+          AddLower(square + m * kSquare, kSquare, values + n, kValues, m + 16, wild, sum);
         },
         [&](int r, int j, float y) {
           if (r < chunk.count && first_value + j < p.V) {
+            if (p.fades) {
+              // ((y f_0 + P_r0 v_0) f_1 + P_r1 v_1) ... up to the token: no decay is ever undone.
+              for (int s = 0; s <= r; ++s) {
+                y = fmaf(y, fade[s * kValues + j],
+                         square[r * kSquare + s] * values[s * kValues + j]);
+              }
+            } else if (wild) {
+              y += WildPart(square + r * kSquare, r, values + j, kValues);
+            }
             p.o.elements.Store(p.o.At(chunk.row, chunk.begin + r, head) + first_value + j, y);
           }
         });
     __syncthreads();
     LoadPrepared(p.keys_until + rows_at, p.padded_K, rows, stride);
+    if (p.fades) FadeOut<kSlice>(values, fade, static_cast<int>(chunk.count), kValues);
     __syncthreads();
     ForTiles(
         p.padded_K, kSlice,
@@ -104,6 +144,7 @@ __global__ void __launch_bounds__(kRecurrentThreads) WalkChunks(RecurrentParams 
         },
         [&](int c, int j, float added) {
           float& element = state[c * kValues + j];
+          if (p.fades) element *= fade[j];
           element = element * p.end[slot * p.padded_K + c] + added;
         });
   }
@@ -154,7 +195,7 @@ __global__ void __launch_bounds__(kRecurrentThreads) WalkNormaliser(RecurrentPar
 
 template <int kSlice>
 cudaError_t LaunchSlices(cudaStream_t stream, const RecurrentParams& p, int64_t runs) {
-  const int memory = WalkSharedMemory(p, kSlice);
+  const int memory = WalkSharedMemory(p);
   const cudaError_t error =
       cudaFuncSetAttribute(WalkChunks<kSlice>, cudaFuncAttributeMaxDynamicSharedMemorySize, memory);
   if (error != cudaSuccess) return error;
@@ -166,9 +207,15 @@ cudaError_t LaunchSlices(cudaStream_t stream, const RecurrentParams& p, int64_t 
 
 }  // namespace
 
+int WalkSharedMemory(const RecurrentParams& p) {
+  const int values = SliceOf(p) + kPad;
+  const int floats = p.padded_K * values + kChunk * (p.padded_K + kPad) + kChunk * kSquare +
+                     kChunk * values * (p.delta || p.fades ? 2 : 1);
+  return floats * static_cast<int>(sizeof(float));
+}
+
 cudaError_t LaunchWalk(cudaStream_t stream, const RecurrentParams& p, int64_t runs) {
-  // Above 128 channels of keys a narrower slice of the state leaves room for their tiles.
-  return p.K > 128 ? LaunchSlices<32>(stream, p, runs) : LaunchSlices<64>(stream, p, runs);
+  return SliceOf(p) == 32 ? LaunchSlices<32>(stream, p, runs) : LaunchSlices<64>(stream, p, runs);
 }
 
 cudaError_t LaunchNormaliser(cudaStream_t stream, const RecurrentParams& p, int64_t runs) {

@@ -312,18 +312,20 @@ class QueryTile {
   void Finish() {
     for (int64_t i = 0; i < count_; ++i) {
       float* o = o_ + i * value_size_;
+      // Zeros stay zeros, whatever the sink is.
+      const bool nothing = most_[i] == kMinusInfinity;
       if (call_.sinks.defined()) {
         const float sink = call_.sinks.data<float>()[place_.head];
         const float most = std::isnan(sink) ? sink : std::max(most_[i], sink);
         if (most != kMinusInfinity) {
           const float shrink = std::exp(most_[i] - most);
           sum_[i] = sum_[i] * shrink + std::exp(sink - most);
-          ScaleRow(o, shrink, value_size_);
+          if (!nothing) ScaleRow(o, shrink, value_size_);
           most_[i] = most;
         }
       }
       const bool empty = most_[i] == kMinusInfinity;
-      if (!empty) ScaleRow(o, 1.0f / sum_[i], value_size_);
+      if (!nothing) ScaleRow(o, 1.0f / sum_[i], value_size_);
       const int64_t row = Row(i);
       StoreRow(o, call_.o.dtype(),
                static_cast<char*>(call_.o.raw()) +

@@ -35,11 +35,23 @@ cudaError_t Launch(DType dtype, const SoftmaxArguments& arguments, unsigned bloc
   }
 }
 
+int SharedMemory(DType dtype, int width) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return SoftmaxSharedMemory<__half>(width);
+    case DType::kBFloat16:
+      return SoftmaxSharedMemory<__nv_bfloat16>(width);
+    default:
+      return SoftmaxSharedMemory<float>(width);
+  }
+}
+
 }  // namespace
 
 bool SoftmaxSupports(DType dtype, int64_t key_size, int64_t value_size) {
-  return dtype != DType::kFloat64 && key_size <= kMaxSoftmaxHeadSize &&
-         value_size <= kMaxSoftmaxHeadSize;
+  const int64_t width = std::max(key_size, value_size);
+  return dtype != DType::kFloat64 && width <= kMaxSoftmaxHeadSize &&
+         SharedMemory(dtype, static_cast<int>(width)) <= SharedMemoryLimit();
 }
 
 int ClampToken(int64_t value) {

@@ -85,7 +85,7 @@ struct SoftmaxCall {
   SoftmaxMask mask;
 };
 
-// Whether the core takes these sizes and this type.
+// Whether the core takes these sizes and this type on every device of this machine.
 bool SoftmaxSupports(DType dtype, int64_t key_size, int64_t value_size);
 
 // A window, position or block size as the rules hold it: as good as any beyond the longest

@@ -5,5 +5,6 @@
 namespace attnd::cuda {
 
 template cudaError_t LaunchSoftmax<__nv_bfloat16>(const SoftmaxArguments&, unsigned, cudaStream_t);
+template int SoftmaxSharedMemory<__nv_bfloat16>(int);
 
 }  // namespace attnd::cuda

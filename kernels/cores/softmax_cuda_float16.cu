@@ -5,5 +5,6 @@
 namespace attnd::cuda {
 
 template cudaError_t LaunchSoftmax<__half>(const SoftmaxArguments&, unsigned, cudaStream_t);
+template int SoftmaxSharedMemory<__half>(int);
 
 }  // namespace attnd::cuda

@@ -7,6 +7,7 @@
 #define ATTND_KERNELS_CORES_SOFTMAX_KERNEL_CUH_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cores/softmax_launch.h"
 #include "kernels/cores/softmax_mask.cuh"
@@ -186,114 +187,180 @@ __global__ void __launch_bounds__(kSoftmaxThreads, SoftmaxTiles<T, kWidth>::kBlo
   const int end_tile = (min(range.end, tile.keys) + kKeys - 1) / kKeys;
 
   const int warp_row = threadIdx.x / kWarpSize * 16;
-  OnlineSoftmax softmax;
-  float o[kValueBlocks][2][4] = {};
+  const float sink = a.sinks != nullptr ? a.sinks[head] * kLog2E : -INFINITY;
+  // A weight of zero times an infinite value is NaN, also where the key must not be read. Where NaN
+  // comes out, all is computed once more, carefully.
+  for (bool careful = false;; careful = true) {
+    OnlineSoftmax softmax;
+    float o[kValueBlocks][2][4] = {};
 
-  for (int base = max(range.begin, 0) / kKeys; base < end_tile; base += kSoftmaxThreads) {
-    const int count = ListTiles<kKeys>(a.mask, tile, bounds, base, end_tile, list);
-    if (count > 0) fetch_keys(list.entries[0] / 2);
-    for (int n = 0; n < count; ++n) {
-      const int key_tile = list.entries[n] / 2;
-      const bool check = list.entries[n] % 2 != 0;
-      WaitForCopies();
-      __syncthreads();
-      fetch_values(key_tile);
-      // Before the scores, while registers are free.
-      uint64_t allowed[2];
-      if (check) AllowedKeys<kKeys>(a.mask, tile, rows, key_tile * kKeys, allowed);
+    for (int base = max(range.begin, 0) / kKeys; base < end_tile; base += kSoftmaxThreads) {
+      const int count = ListTiles<kKeys>(a.mask, tile, bounds, base, end_tile, list);
+      if (count > 0) fetch_keys(list.entries[0] / 2);
+      for (int n = 0; n < count; ++n) {
+        const int key_tile = list.entries[n] / 2;
+        const bool check = list.entries[n] % 2 != 0;
+        WaitForCopies();
+        __syncthreads();
+        fetch_values(key_tile);
+        // Before the scores, while registers are free.
+        uint64_t allowed[2];
+        if (check) AllowedKeys<kKeys>(a.mask, tile, rows, key_tile * kKeys, allowed);
 
-      typename Product::Accumulator products[kKeys / 16];
+        typename Product::Accumulator products[kKeys / 16];
 #pragma unroll 2
-      for (int c = 0; c < padded_key_size; c += Product::kStep) {
-        const auto q_part =
-            Product::LoadA(q_tile + warp_row * Tiles::kRowStride + c, Tiles::kRowStride);
+        for (int c = 0; c < padded_key_size; c += Product::kStep) {
+          const auto q_part =
+              Product::LoadA(q_tile + warp_row * Tiles::kRowStride + c, Tiles::kRowStride);
 #pragma unroll
-        for (int j = 0; j < kKeys / 16; ++j) {
-          const auto k_part =
-              Product::LoadByRow(k_tile + j * 16 * Tiles::kRowStride + c, Tiles::kRowStride);
-          Product::Multiply(q_part, k_part, products[j]);
+          for (int j = 0; j < kKeys / 16; ++j) {
+            const auto k_part =
+                Product::LoadByRow(k_tile + j * 16 * Tiles::kRowStride + c, Tiles::kRowStride);
+            Product::Multiply(q_part, k_part, products[j]);
+          }
         }
-      }
 
-      float score[kScoreBlocks][4];
-#pragma unroll
-      for (int j = 0; j < kScoreBlocks; ++j) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          score[j][i] = products[j / 2].Value(j % 2, i) * a.score_scale;
-        }
-      }
-      if (a.softcap_scale != 0) {
+        float score[kScoreBlocks][4];
 #pragma unroll
         for (int j = 0; j < kScoreBlocks; ++j) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) score[j][i] = tanhf(score[j][i]) * a.softcap_scale;
+          for (int i = 0; i < 4; ++i) {
+            score[j][i] = products[j / 2].Value(j % 2, i) * a.score_scale;
+          }
         }
-      }
-      if (check) {
+        if (a.softcap_scale != 0) {
+#pragma unroll
+          for (int j = 0; j < kScoreBlocks; ++j) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) score[j][i] = tanhf(score[j][i]) * a.softcap_scale;
+          }
+        }
+        if (check) {
+#pragma unroll
+          for (int j = 0; j < kScoreBlocks; ++j) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              const int column = j * 8 + Lane() % 4 * 2 + i % 2;
+              if (!(allowed[i / 2] >> column & 1)) score[j][i] = -INFINITY;
+            }
+          }
+        }
+        float rescale[2];
+        softmax.Add(score, rescale);
+        typename Product::A weights[kKeySteps];
+#pragma unroll
+        for (int step = 0; step < kKeySteps; ++step) {
+          weights[step] = Product::FromAccumulators(score + step * (Product::kStep / 8));
+        }
+
+        WaitForCopies();
+        __syncthreads();
+        if (n + 1 < count) fetch_keys(list.entries[n + 1] / 2);
+        // A sum of its own for each tile: what the tensor core truncates does not pile up over the
+        // keys.
+        const auto add = [&](const auto& factors, auto values, auto into) {
+#pragma unroll
+          for (int c = 0; c < kValueBlocks; ++c) {
+            if (c * 16 >= padded_value_size) break;
+            typename Product::Accumulator sum;
+#pragma unroll
+            for (int step = 0; step < kKeySteps; ++step) {
+              const auto v_part = Product::LoadByColumn(
+                  v_tile + step * Product::kStep * Tiles::kColumnStride + c * 16,
+                  Tiles::kColumnStride);
+              Product::Multiply(factors[step], values(v_part), sum);
+            }
+#pragma unroll
+            for (int i = 0; i < 8; ++i)
+              into(o[c][i / 4][i % 4], i % 4 / 2, sum.Value(i / 4, i % 4));
+          }
+        };
+        const auto add_weighted = [&](float& value, int row, float sum) {
+          value = value * rescale[row] + sum;
+        };
+        if (!careful) {
+          add(
+              weights, [](const auto& v) { return v; }, add_weighted);
+          continue;
+        }
+        add(
+            weights, [](const auto& v) { return Product::Pick(v, Part::kFinite); }, add_weighted);
+        // Infinities by the keys that a row may read.
 #pragma unroll
         for (int j = 0; j < kScoreBlocks; ++j) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int column = j * 8 + Lane() % 4 * 2 + i % 2;
-            if (!(allowed[i / 2] >> column & 1)) score[j][i] = -INFINITY;
+            score[j][i] = !check || (allowed[i / 2] >> column & 1) ? 1.0f : 0.0f;
+          }
+        }
+#pragma unroll
+        for (int step = 0; step < kKeySteps; ++step) {
+          weights[step] = Product::FromAccumulators(score + step * (Product::kStep / 8));
+        }
+#pragma unroll 1
+        for (int minus = 0; minus < 2; ++minus) {
+          const Part part = minus != 0 ? Part::kMinusInfinity : Part::kPlusInfinity;
+          add(
+              weights, [part](const auto& v) { return Product::Pick(v, part); },
+              [part](float& value, int, float sum) {
+                if (sum > 0) value += part == Part::kMinusInfinity ? -INFINITY : INFINITY;
+              });
+        }
+      }
+    }
+
+    WaitForCopies();
+    float lse[2], factor[2];
+    bool nan = false;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      factor[half] = softmax.Finish(half, sink, &lse[half]);
+      if (warp_row + half * 8 + Lane() / 4 >= tile.rows) continue;
+#pragma unroll
+      for (int c = 0; c < kValueBlocks; ++c) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) nan |= isnan(o[c][i / 2][half * 2 + i % 2]);
+      }
+    }
+    if (!careful && __syncthreads_or(nan)) continue;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = warp_row + half * 8 + Lane() / 4;
+      if (row >= tile.rows) continue;
+      const int64_t at = (first_query + row) * a.heads + head;
+      if (a.lse != nullptr && Lane() % 4 == 0) a.lse[at] = lse[half];
+      T* const out = static_cast<T*>(a.o) + at * a.value_size;
+#pragma unroll
+      for (int c = 0; c < kValueBlocks; ++c) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int column = c * 16 + i / 2 * 8 + Lane() % 4 * 2 + i % 2;
+          if (column < a.value_size) {
+            out[column] = static_cast<T>(o[c][i / 2][half * 2 + i % 2] * factor[half]);
           }
         }
       }
-      float rescale[2];
-      softmax.Add(score, rescale);
-      typename Product::A weights[kKeySteps];
-#pragma unroll
-      for (int step = 0; step < kKeySteps; ++step) {
-        weights[step] = Product::FromAccumulators(score + step * (Product::kStep / 8));
-      }
-
-      WaitForCopies();
-      __syncthreads();
-      if (n + 1 < count) fetch_keys(list.entries[n + 1] / 2);
-#pragma unroll
-      for (int c = 0; c < kValueBlocks; ++c) {
-        if (c * 16 >= padded_value_size) break;
-        // A sum of its own for each tile: what the tensor core truncates does not pile up over the
-        // keys.
-        typename Product::Accumulator sum;
-#pragma unroll
-        for (int step = 0; step < kKeySteps; ++step) {
-          const auto v_part = Product::LoadByColumn(
-              v_tile + step * Product::kStep * Tiles::kColumnStride + c * 16, Tiles::kColumnStride);
-          Product::Multiply(weights[step], v_part, sum);
-        }
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          float& value = o[c][i / 4][i % 4];
-          value = value * rescale[i % 4 / 2] + sum.Value(i / 4, i % 4);
-        }
-      }
     }
+    return;
   }
+}
 
-  WaitForCopies();
-  const float sink = a.sinks != nullptr ? a.sinks[head] * kLog2E : -INFINITY;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = warp_row + half * 8 + Lane() / 4;
-    float lse;
-    const float factor = softmax.Finish(half, sink, &lse);
-    if (row >= tile.rows) continue;
-    const int64_t at = (first_query + row) * a.heads + head;
-    if (a.lse != nullptr && Lane() % 4 == 0) a.lse[at] = lse;
-    T* const out = static_cast<T*>(a.o) + at * a.value_size;
-#pragma unroll
-    for (int c = 0; c < kValueBlocks; ++c) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int column = c * 16 + i / 2 * 8 + Lane() % 4 * 2 + i % 2;
-        if (column < a.value_size) {
-          out[column] = static_cast<T>(o[c][i / 2][half * 2 + i % 2] * factor);
-        }
-      }
-    }
-  }
+// f(kWidth) for the narrowest tiles that hold heads of `width`.
+template <typename F>
+auto WithWidth(int width, F f) {
+  if (width <= 32) return f(std::integral_constant<int, 32>());
+  if (width <= 64) return f(std::integral_constant<int, 64>());
+  if (width <= 128) return f(std::integral_constant<int, 128>());
+  return f(std::integral_constant<int, 256>());
+}
+
+template <typename T>
+int SoftmaxSharedMemory(int width) {
+  constexpr size_t kStatic =
+      kSoftmaxQueries * sizeof(RowBounds) + sizeof(TileBounds) + sizeof(TileList);
+  return WithWidth(width, [](auto w) { return SoftmaxTiles<T, w()>::kBytes; }) +
+         static_cast<int>(kStatic);
 }
 
 template <typename T, int kWidth>
@@ -310,11 +377,8 @@ cudaError_t LaunchSoftmaxOfWidth(const SoftmaxArguments& arguments, unsigned blo
 
 template <typename T>
 cudaError_t LaunchSoftmax(const SoftmaxArguments& arguments, unsigned blocks, cudaStream_t stream) {
-  const int width = max(arguments.key_size, arguments.value_size);
-  if (width <= 32) return LaunchSoftmaxOfWidth<T, 32>(arguments, blocks, stream);
-  if (width <= 64) return LaunchSoftmaxOfWidth<T, 64>(arguments, blocks, stream);
-  if (width <= 128) return LaunchSoftmaxOfWidth<T, 128>(arguments, blocks, stream);
-  return LaunchSoftmaxOfWidth<T, 256>(arguments, blocks, stream);
+  return WithWidth(max(arguments.key_size, arguments.value_size),
+                   [&](auto w) { return LaunchSoftmaxOfWidth<T, w()>(arguments, blocks, stream); });
 }
 
 }  // namespace attnd::cuda

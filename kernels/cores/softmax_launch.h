@@ -50,6 +50,10 @@ struct SoftmaxArguments {
 template <typename T>
 cudaError_t LaunchSoftmax(const SoftmaxArguments& arguments, unsigned blocks, cudaStream_t stream);
 
+// Bytes of shared memory that a block takes for heads of `width`, the larger of K and V.
+template <typename T>
+int SoftmaxSharedMemory(int width);
+
 }  // namespace attnd::cuda
 
 #endif  // ATTND_KERNELS_CORES_SOFTMAX_LAUNCH_H_

@@ -25,6 +25,20 @@ namespace attnd::cuda {
 
 inline constexpr int kWarpSize = 32;
 
+// What Pick takes of a factor: its finite elements, zeros for the others; or ones where an element
+// is infinite of one sign or NaN, zeros elsewhere.
+enum class Part : uint8_t { kFinite, kPlusInfinity, kMinusInfinity };
+
+// Of the bits of one element of a type.
+template <uint32_t kSign, uint32_t kExponent, uint32_t kOne>
+__device__ inline uint32_t PickBits(uint32_t bits, Part part) {
+  const bool finite = (bits & kExponent) != kExponent;
+  if (part == Part::kFinite) return finite ? bits : 0;
+  const bool nan = (bits & ~kSign) > kExponent;
+  const bool minus = (bits & kSign) != 0;
+  return !finite && (nan || minus == (part == Part::kMinusInfinity)) ? kOne : 0;
+}
+
 __device__ inline int Lane() { return threadIdx.x % kWarpSize; }
 
 template <typename T>
@@ -69,6 +83,19 @@ struct Fragments {
                        b.x[0][1], b.x[1][0], b.x[1][1]);
     return b;
   }
+  // A part of every element.
+  __device__ static B Pick(const B& b, Part part) {
+    B picked;
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        picked.x[block][i] = PickElement(b.x[block][i] & 0xffff, part) |
+                             PickElement(b.x[block][i] >> 16, part) << 16;
+      }
+    }
+    return picked;
+  }
   // a[m,k] = c[m,k] for accumulators of kStep columns: c[0] holds columns 0..7, c[1] columns 8..15.
   __device__ static A FromAccumulators(const float (*c)[4]) {
     return {{Pack(c[0][0], c[0][1]), Pack(c[0][2], c[0][3]), Pack(c[1][0], c[1][1]),
@@ -98,6 +125,13 @@ struct Fragments {
   }
 
  private:
+  __device__ static uint32_t PickElement(uint32_t bits, Part part) {
+    if constexpr (std::is_same_v<T, __half>) {
+      return PickBits<0x8000, 0x7c00, 0x3c00>(bits, part);
+    } else {
+      return PickBits<0x8000, 0x7f80, 0x3f80>(bits, part);
+    }
+  }
   template <bool kTransposed>
   __device__ static void LoadMatrices(const T* row, uint32_t& x0, uint32_t& x1, uint32_t& x2,
                                       uint32_t& x3) {
@@ -143,7 +177,12 @@ struct Fragments<float> {
   struct Accumulator {
     float c[2][4] = {};
     float small[2][4] = {};
-    __device__ float Value(int block, int i) const { return c[block][i] + small[block][i]; }
+    // The leading parts alone tell what becomes of an infinite or NaN factor: its trailing part is
+    // no number, and another factor's trailing part, of any sign or zero, says nothing.
+    __device__ float Value(int block, int i) const {
+      const float leading = c[block][i];
+      return fabsf(leading) < INFINITY ? leading + small[block][i] : leading;
+    }
   };
 
   __device__ static A LoadA(const float* tile, int stride) {
@@ -178,6 +217,19 @@ struct Fragments<float> {
     }
     return b;
   }
+  __device__ static B Pick(const B& b, Part part) {
+    B picked;
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t high = PickBits<0x80000000, 0x7f800000, 0x3f800000>(b.high[block][i], part);
+        picked.high[block][i] = high;
+        picked.low[block][i] = part == Part::kFinite && high != 0 ? b.low[block][i] : 0;
+      }
+    }
+    return picked;
+  }
   __device__ static A FromAccumulators(const float (*c)[4]) {
     return MakeA(c[0][0], c[0][2], c[0][1], c[0][3]);
   }
@@ -192,10 +244,12 @@ struct Fragments<float> {
   }
 
  private:
-  // x = high + low + O(2^-22 x). An infinite or NaN x leaves low NaN, as the product is bound to
-  // be.
+  // x = high + low + O(2^-22 x); high is x and low NaN if x is infinite or NaN.
   __device__ static void Split(float x, uint32_t& high, uint32_t& low) {
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(high) : "f"(x));
+    // From here on rounding would go to infinity: cut off instead.
+    constexpr float kRoundsToInfinity = 0x1.ffep127f;
+    if (fabsf(x) >= kRoundsToInfinity) high = __float_as_uint(x) & 0xffffe000;
     const float rest = x - __uint_as_float(high);
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(low) : "f"(rest));
   }

@@ -45,7 +45,8 @@ class OnlineSoftmax {
   }
 
   // Ends the summation. `sink` is one more score, without a value (-inf: none). Returns what the
-  // weighted sum of values is to be multiplied by; 0 for a row without anything.
+  // weighted sum of values is to be multiplied by; 0 for a row without any key, whatever the sink
+  // is.
   __device__ float Finish(int row, float sink, float* lse) {
     float sum = sum_[row];
     sum += __shfl_xor_sync(~0u, sum, 1);
@@ -55,7 +56,7 @@ class OnlineSoftmax {
     const float rescale = exp2f(maximum_[row] - base);
     sum = sum * rescale + exp2f(sink - base);
     *lse = (base + log2f(sum)) * kLn2;
-    return sum == 0.0f ? 0.0f : rescale / sum;
+    return sum == 0.0f || maximum_[row] == -INFINITY ? 0.0f : rescale / sum;
   }
 
  private:

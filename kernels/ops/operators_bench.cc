@@ -1,17 +1,24 @@
-// Time of every operator's CPU kernels beside its composed definition, in one run:
-// <op>/<kernel>/<T>. Rates are tokens a second. The shapes are those of the papers' figures;
-// `--benchmark_filter=gla` narrows.
+// Time of every operator's kernels beside its composed definition, in one run: <op>/.../<T>, the
+// kernel that ran as label. Rates are tokens a second. --device=cpu (the default) or cuda; on a GPU
+// one size for all operators, tensors in its memory, every run waited for. The CPU's shapes are
+// those of the papers' figures; `--benchmark_filter=gla` narrows.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "kernels/core/evaluate.h"
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
+#include "kernels/core/staged_call.h"
 #include "kernels/primitives/cpu/cpu_backend.h"
+#include "kernels/primitives/cuda_module.h"
 
 namespace attnd {
 namespace {
@@ -20,8 +27,9 @@ struct Subject {
   std::string op;
   Named<int64_t> dims;
   Attributes attributes;
-  std::vector<int64_t> lengths;   // Of the fused kernel.
-  std::vector<int64_t> composed;  // Of the composed definition, where it is bearable.
+  std::vector<int64_t> lengths;          // Of the fused kernel.
+  std::vector<int64_t> composed;         // Those where the composed definition is bearable too.
+  std::vector<std::string> inputs = {};  // Optional ones that are given.
 };
 
 Named<int64_t> Dims4(int64_t heads, int64_t size) {
@@ -38,7 +46,7 @@ Attributes With(absl::string_view name, AttrValue value) {
   return attributes;
 }
 
-std::vector<Subject> Subjects() {
+std::vector<Subject> CpuSubjects() {
   const std::vector<int64_t> sweep = {1024, 4096, 16384, 65536};
   std::vector<Subject> subjects;
   for (const char* op : {"gla", "gated_delta_rule", "kda", "delta_rule", "retention",
@@ -56,60 +64,127 @@ std::vector<Subject> Subjects() {
   return subjects;
 }
 
+// Every operator at one size.
+std::vector<Subject> GpuSubjects() {
+  constexpr int64_t kTokens = 8192;
+  std::vector<Subject> subjects;
+  const auto add = [&](const char* op, Attributes attributes) -> Subject& {
+    subjects.push_back({op, Dims4(16, 128), std::move(attributes), {kTokens}, {kTokens}});
+    return subjects.back();
+  };
+  for (const char* op :
+       {"gla", "gated_delta_rule", "kda", "delta_rule", "retention", "lightning_attention"}) {
+    add(op, {});
+  }
+  for (bool causal : {false, true}) {
+    for (const char* op : {"softmax_attention", "linear_attention", "flow_attention"}) {
+      add(op, With("causal", causal));
+    }
+  }
+  add("mala", {});
+  Attributes grid = With("window", std::vector<int64_t>{13, 13});
+  grid.Set("height", int64_t{64});
+  grid.Set("width", int64_t{128});
+  add("neighborhood_attention", grid).dims.Set("N", kTokens);
+  Subject& blocks = add("block_sparse_attention", With("causal", true));
+  blocks.inputs = {"block_indices"};
+  for (const auto& [symbol, size] : {std::pair{"BM", 1}, {"NK", 16}}) blocks.dims.Set(symbol, size);
+  Subject& conv = add("short_conv", {});
+  conv.dims.Set("D", 2048);
+  conv.dims.Set("W", 4);
+  return subjects;
+}
+
 void Time(benchmark::State& state, const Operator& op, Backend& backend, const CallRequest& request,
           int64_t tokens) {
+  const auto fail = [&state](const absl::Status& status) {
+    state.SkipWithError(std::string(status.message()).c_str());
+  };
   const absl::StatusOr<BoundCall> call = BindAndCheck(op, request);
-  if (!call.ok()) {
-    state.SkipWithError(std::string(call.status().message()).c_str());
-    return;
+  if (!call.ok()) return fail(call.status());
+  const absl::StatusOr<StagedCall> staged = StagedCall::Create(op, backend, *call, request.kernel);
+  if (!staged.ok()) return fail(staged.status());
+  const auto run = [&] {
+    const absl::Status status = staged->Run();
+    return status.ok() ? backend.Synchronize() : status;
+  };
+  if (backend.device() != Device::kCpu) {
+    // The first run loads kernels and takes memory that later ones find kept.
+    if (absl::Status s = run(); !s.ok()) return fail(s);
   }
   for (auto step : state) {
-    absl::StatusOr<Evaluation> result = EvaluateBound(op, backend, *call, request.kernel);
-    if (!result.ok()) {
-      state.SkipWithError(std::string(result.status().message()).c_str());
-      return;
-    }
-    benchmark::DoNotOptimize(result->outputs);
+    if (absl::Status s = run(); !s.ok()) return fail(s);
   }
+  state.SetLabel(staged->kernel() != nullptr ? staged->kernel()->name : "composed");
   state.counters["tokens"] =
       benchmark::Counter(static_cast<double>(tokens) * static_cast<double>(state.iterations()),
                          benchmark::Counter::kIsRate);
 }
 
+RandomOptions OptionsOf(const Subject& subject, DType dtype, int64_t length) {
+  RandomOptions options;
+  options.seed = 1;
+  options.dtype = dtype;
+  options.dims = subject.dims;
+  options.attributes = subject.attributes;
+  options.optional_inputs = 0;
+  options.with = {"beta"};
+  options.with.insert(options.with.end(), subject.inputs.begin(), subject.inputs.end());
+  for (const char* symbol : {"T", "S"}) options.dims.Set(symbol, length);
+  return options;
+}
+
+// The inputs that were drawn last: drawing takes longer than many a benchmark, and those of one
+// operator, type and length follow one another.
+struct Drawn {
+  std::string of;
+  absl::StatusOr<CallRequest> request;
+};
+
 void Register(const Registry& registry, Backend& backend) {
-  for (const Subject& subject : Subjects()) {
+  const bool gpu = backend.device() != Device::kCpu;
+  const std::vector<DType> types = gpu ? std::vector<DType>{DType::kBFloat16, DType::kFloat32}
+                                       : std::vector<DType>{DType::kFloat32};
+  const auto drawn = std::make_shared<Drawn>();
+  for (const Subject& subject : gpu ? GpuSubjects() : CpuSubjects()) {
     const Operator& op = **registry.Find(subject.op);
-    const auto add = [&](const std::string& kernel, int64_t length) {
-      RandomOptions options;
-      options.seed = 1;
-      options.dims = subject.dims;
-      options.attributes = subject.attributes;
-      options.optional_inputs = 0;
-      options.with = {"beta"};
-      options.dims.Set("T", length);
-      options.dims.Set("S", length);
+    const auto add = [&](const std::string& kernel, DType dtype, int64_t length) {
       std::string name =
           absl::StrCat(subject.op, "/H", *subject.dims.Find("H"), "xK", *subject.dims.Find("K"));
       for (const auto& [attribute, value] : subject.attributes)
         absl::StrAppend(&name, "/", attribute, "=", ToString(value));
+      if (gpu) absl::StrAppend(&name, "/", Name(dtype));
+      const std::string inputs = absl::StrCat(name, "/", length);
       absl::StrAppend(&name, "/", kernel, "/", length);
-      benchmark::RegisterBenchmark(
-          name.c_str(),
-          [&op, &backend, options, kernel, length](benchmark::State& state) {
-            absl::StatusOr<CallRequest> request = RandomCall(op, options);
-            if (!request.ok()) {
-              state.SkipWithError(std::string(request.status().message()).c_str());
+      auto* added = benchmark::RegisterBenchmark(
+          name.c_str(), [&op, &backend, options = OptionsOf(subject, dtype, length), kernel, length,
+                         inputs, drawn](benchmark::State& state) {
+            if (drawn->of != inputs) *drawn = {inputs, RandomCall(op, options)};
+            if (!drawn->request.ok()) {
+              state.SkipWithError(std::string(drawn->request.status().message()).c_str());
               return;
             }
-            request->kernel = kernel;
-            Time(state, op, backend, *request, length);
-          })
-          ->Unit(benchmark::kMillisecond)
-          ->UseRealTime();
+            drawn->request->kernel = kernel;
+            Time(state, op, backend, *drawn->request, length);
+          });
+      added->Unit(benchmark::kMillisecond)->UseRealTime();
+      if (gpu) added->Iterations(kernel.empty() ? 30 : 1);
     };
-    for (int64_t length : subject.lengths) add("", length);
-    for (int64_t length : subject.composed) add("composed", length);
+    for (int64_t length : subject.lengths) {
+      for (DType dtype : types) {
+        add("", dtype, length);
+        const bool composed = std::count(subject.composed.begin(), subject.composed.end(), length);
+        if (composed && dtype == types[0]) add("composed", dtype, length);
+      }
+    }
   }
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> BackendFor(const std::string& device, Registry& registry) {
+  if (device == "cpu") return CreateCpuBackend();
+  if (device == "cuda") return CreateCudaBackend({}, registry);
+  return absl::InvalidArgumentError(
+      absl::StrCat("--device: given ", device, ", expected cpu or cuda"));
 }
 
 }  // namespace
@@ -117,11 +192,25 @@ void Register(const Registry& registry, Backend& backend) {
 
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
+  std::string device = "cpu";
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view argument = argv[i];
+    if (!absl::ConsumePrefix(&argument, "--device=")) {
+      std::fprintf(stderr, "given %s, expected --device=cpu|cuda or --benchmark_...\n", argv[i]);
+      return 2;
+    }
+    device = std::string(argument);
+  }
   attnd::Registry registry;
   attnd::RegisterAllOperators(registry);
-  const std::unique_ptr<attnd::Backend> backend = attnd::CreateCpuBackend();
-  std::printf("%s\n", backend->name().c_str());
-  attnd::Register(registry, *backend);
+  const absl::StatusOr<std::unique_ptr<attnd::Backend>> backend =
+      attnd::BackendFor(device, registry);
+  if (!backend.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(backend.status().message()).c_str());
+    return 1;
+  }
+  std::printf("%s\n", (*backend)->name().c_str());
+  attnd::Register(registry, **backend);
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

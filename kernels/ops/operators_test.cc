@@ -1,88 +1,21 @@
-// The suite that every registered operator and kernel passes through: a kernel that registers is a
-// kernel that is tested. Inputs are fresh on every run; ATTND_TEST_SEED repeats one.
+// What every operator and kernel promises: exactness, the same bits however a call is made,
+// causality, states.
+#include "kernels/ops/operators_test.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/core/batch.h"
-#include "kernels/testing/operator_testing.h"
 
 namespace attnd::testing {
 namespace {
 
 constexpr int kRandomCases = 12;
-
-std::vector<std::string> OperatorIds() {
-  std::vector<std::string> ids;
-  for (const Operator* op : Operators().operators()) ids.push_back(op->spec.id());
-  return ids;
-}
-
-// Kernels of an operator on a device, the composed definition included.
-std::vector<std::string> KernelNames(const Operator& op, Device device) {
-  std::vector<std::string> names = {"composed"};
-  for (const Kernel& kernel : op.kernels) {
-    if (kernel.device == device) names.push_back(kernel.name);
-  }
-  return names;
-}
-
-class OperatorTest : public ::testing::TestWithParam<std::tuple<std::string, Device>> {
- protected:
-  void SetUp() override {
-    backend_ = BackendOf(std::get<1>(GetParam()));
-    if (backend_ == nullptr) GTEST_SKIP() << "no " << Name(std::get<1>(GetParam())) << " device";
-  }
-
-  const Operator& op() const { return Find(std::get<0>(GetParam())); }
-  Backend& backend() const { return *backend_; }
-  std::vector<std::string> kernels() const { return KernelNames(op(), backend_->device()); }
-
-  // Of the i-th random call for a kernel.
-  RandomOptions Options(int i, absl::string_view kernel) const {
-    RandomOptions options;
-    options.seed = BaseSeed() + 7919u * static_cast<uint64_t>(i);
-    options.random_attributes = i % 2 == 1;
-    options.packed = op().spec.packs() && i % 3 == 2;
-    // Chunk and tile borders, one token, and whatever the generator draws.
-    constexpr int64_t kLengths[] = {1, 63, 64, 65, 127, 200};
-    if (i % 2 == 0 && op().spec.packs()) options.dims.Set("T", kLengths[(i / 2) % 6]);
-    if (const KernelExample* example = ExampleOf(kernel)) {
-      options.dtype = example->dtype.value_or(options.dtype);
-      for (const auto& [symbol, sizes] : example->sizes) {
-        options.dims.Set(symbol, sizes[static_cast<size_t>(i) % sizes.size()]);
-      }
-    }
-    return options;
-  }
-
-  // Null for a kernel that takes most calls.
-  const KernelExample* ExampleOf(absl::string_view name) const {
-    for (const Kernel& kernel : op().kernels) {
-      if (kernel.device == backend_->device() && kernel.name == name &&
-          (kernel.example.dtype || !kernel.example.sizes.empty())) {
-        return &kernel.example;
-      }
-    }
-    return nullptr;
-  }
-
-  // Whether the kernel takes the request; a forced kernel that declines is not a failure of the
-  // kernel.
-  bool Takes(CallRequest& request, const std::string& kernel) const {
-    request.kernel = kernel;
-    const absl::StatusOr<BoundCall> call = BindAndCheck(op(), request);
-    EXPECT_TRUE(call.ok()) << call.status();
-    return call.ok() && SelectKernel(op(), *call, backend_->device(), kernel).ok();
-  }
-
- private:
-  Backend* backend_ = nullptr;
-};
 
 TEST_P(OperatorTest, EveryKernelAgreesWithTheFloat64Definition) {
   const std::vector<DType> types = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
@@ -243,9 +176,10 @@ TEST_P(OperatorTest, PackedSequencesEqualSeparateCalls) {
   }
 }
 
-// The request with tokens from `from` on overwritten in every floating input along T or S.
+// The request with tokens from `from` on overwritten in every floating input along T or S: by
+// `value`, or by copies of the first token, so that a gate stays a gate.
 CallRequest WithOtherTail(const Operator& op, const CallRequest& request, int64_t from,
-                          int64_t tokens, bool nan) {
+                          int64_t tokens, std::optional<double> value) {
   CallRequest changed = request;
   for (auto& [name, tensor] : changed.inputs) {
     const int axis = op.spec.FindInput(name)->AxisOf("T");
@@ -253,11 +187,10 @@ CallRequest WithOtherTail(const Operator& op, const CallRequest& request, int64_
     if ((axis != 1 && key_axis != 1) || !IsFloating(tensor.dtype())) continue;
     tensor = CopyOf(tensor);
     const Tensor tail = tensor.Slice(1, tensor.dim(1) - (tokens - from), tokens - from);
-    if (nan) {
-      Cpu().Fill(std::numeric_limits<double>::quiet_NaN(), tail);
+    if (value.has_value()) {
+      Cpu().Fill(*value, tail);
       continue;
     }
-    // A gate stays a gate: later tokens become copies of the first.
     for (int64_t t = 0; t < tail.dim(1); ++t) {
       Cpu().Copy(tensor.Slice(1, 0, 1), tail.Slice(1, t, 1));
     }
@@ -267,25 +200,29 @@ CallRequest WithOtherTail(const Operator& op, const CallRequest& request, int64_
 
 TEST_P(OperatorTest, LaterTokensDoNotChangeEarlierOutputs) {
   if (!op().causal) GTEST_SKIP() << "never causal";
+  const std::optional<double> tails[] = {std::nullopt, std::numeric_limits<double>::infinity(),
+                                         std::numeric_limits<double>::quiet_NaN()};
   int tested = 0;
   for (int i = 0; i < kRandomCases; ++i) {
     for (const std::string& kernel : kernels()) {
       RandomOptions options = Options(i, kernel);
       options.packed = false;
+      if (op().spec.FindAttribute("causal") != nullptr) options.attributes.Set("causal", true);
       const int64_t tokens = 70 + i;
       options.dims.Set("T", tokens);
       CallRequest request = Random(op().spec.id(), options);
       const BoundCall call = BindAndCheck(op(), request).value();
       if (!op().causal(call) || !Takes(request, kernel)) continue;
       const int64_t from = 1 + (i * 13) % (tokens - 1);
-      for (const bool nan : {false, true}) {
-        CallRequest changed = WithOtherTail(op(), request, from, tokens, nan);
+      for (const std::optional<double>& tail : tails) {
+        CallRequest changed = WithOtherTail(op(), request, from, tokens, tail);
         changed.kernel = kernel;
         ++tested;
         const Tensor before = Output(RunCall(request, backend()), "o").Slice(1, 0, from);
         const Tensor after = Output(RunCall(changed, backend()), "o").Slice(1, 0, from);
         EXPECT_TRUE(BitEqual(before, after))
-            << kernel << " seed " << options.seed << " from " << from << (nan ? " NaN" : "");
+            << kernel << " seed " << options.seed << " from " << from << ", later tokens "
+            << (tail.has_value() ? absl::StrCat(*tail) : "others");
       }
     }
   }
@@ -395,13 +332,7 @@ TEST_P(OperatorTest, NanInputsPropagateWithoutHarm) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, OperatorTest,
-                         ::testing::Combine(::testing::ValuesIn(OperatorIds()),
-                                            ::testing::Values(Device::kCpu, Device::kCuda)),
-                         [](const auto& info) {
-                           return absl::StrCat(std::get<0>(info.param), "_",
-                                               Name(std::get<1>(info.param)));
-                         });
+INSTANTIATE_FOR_ALL_OPERATORS(OperatorTest);
 
 }  // namespace
 }  // namespace attnd::testing

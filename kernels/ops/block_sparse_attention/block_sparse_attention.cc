@@ -42,6 +42,7 @@ const SchemaText& Schema() {
                 "window > 0 -> causal  # window only with causal",
                 "has(cu_seqlens) -> S == T  # as many keys as queries in packed calls"},
       .may_be_zero = "S BM MB NB NK",
+      .per_row = "BM",
       .packed_by_sequence = false,
   };
   return schema;

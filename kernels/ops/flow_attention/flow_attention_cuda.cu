@@ -239,13 +239,13 @@ void RegisterFlowAttentionCuda(Registry& registry) {
                                                  call.dim("V") <= cuda::kMaxLinearGlobalHeadSize;
                                         },
                                         cuda::flow::RunNormal});
-  registry.AddKernel("flow_attention",
-                     {"chunk_cuda", Device::kCuda,
-                      [](const BoundCall& call) {
-                        return call.flag("causal") && call.dim("K") <= cuda::flow::kMaxKeySize &&
-                               cuda::FitsRecurrent(call.dim("K"), /*vector_decay=*/false);
-                      },
-                      cuda::flow::RunCausal});
+  registry.AddKernel("flow_attention", {"chunk_cuda", Device::kCuda,
+                                        [](const BoundCall& call) {
+                                          return call.flag("causal") &&
+                                                 call.dim("K") <= cuda::flow::kMaxKeySize &&
+                                                 cuda::FitsRecurrent({call.dim("K"), Decay::kNone});
+                                        },
+                                        cuda::flow::RunCausal});
 }
 
 }  // namespace attnd

@@ -8,6 +8,7 @@ absl::Status Run(Backend&, const BoundCall& call, const NamedTensors& outputs) {
   cpu::LinearRecurrentCall core = cpu::RecurrentCallOf(call, outputs);
   core.g = call.input("g");
   core.decay = core.g.rank() == 4 ? Decay::kVector : Decay::kScalar;
+  core.value_decay = call.input("g_v");
   return cpu::LinearRecurrent(core);
 }
 
@@ -18,9 +19,7 @@ void RegisterGlaCpu(Registry& registry);
 void RegisterGlaCpu(Registry& registry) {
   registry.AddKernel("gla", {"chunk_cpu", Device::kCpu,
                              [](const BoundCall& call) {
-                               // A decay per value channel as well has no chunk form here.
-                               return !call.has("g_v") &&
-                                      cpu::FitsRecurrentCore(call.dim("K"), call.dim("V"));
+                               return cpu::FitsRecurrentCore(call.dim("K"), call.dim("V"));
                              },
                              Run});
 }

@@ -6,12 +6,15 @@ namespace {
 absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& outputs) {
   cuda::RecurrentCall core = cuda::RecurrentCallOf(call, outputs);
   core.g = call.input("g");
-  core.decay = core.g.rank() == 4 ? Decay::kVector : Decay::kScalar;
+  core.decay = cuda::DecayOf(core.g);
+  core.value_decay = call.input("g_v");
   return cuda::Recurrent(backend, core);
 }
 
 bool Supports(const BoundCall& call) {
-  return !call.has("g_v") && cuda::FitsRecurrent(call.dim("K"), call.input("g").rank() == 4);
+  return cuda::FitsRecurrent({.key_size = call.dim("K"),
+                              .decay = cuda::DecayOf(call.input("g")),
+                              .value_decay = call.has("g_v")});
 }
 
 }  // namespace

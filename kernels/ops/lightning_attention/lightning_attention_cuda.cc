@@ -20,10 +20,12 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
 void RegisterLightningAttentionCuda(Registry& registry);
 
 void RegisterLightningAttentionCuda(Registry& registry) {
-  registry.AddKernel(
-      "lightning_attention",
-      {"chunk_cuda", Device::kCuda,
-       [](const BoundCall& call) { return cuda::FitsRecurrent(call.dim("K"), false); }, Run});
+  registry.AddKernel("lightning_attention",
+                     {"chunk_cuda", Device::kCuda,
+                      [](const BoundCall& call) {
+                        return cuda::FitsRecurrent({call.dim("K"), Decay::kHead});
+                      },
+                      Run});
 }
 
 }  // namespace attnd

@@ -63,12 +63,13 @@ bool FitsGlobal(const BoundCall& call) {
 void RegisterLinearAttentionCuda(Registry& registry);
 
 void RegisterLinearAttentionCuda(Registry& registry) {
-  registry.AddKernel("linear_attention", {"chunk_cuda", Device::kCuda,
-                                          [](const BoundCall& call) {
-                                            return call.flag("causal") &&
-                                                   cuda::FitsRecurrent(call.dim("K"), false);
-                                          },
-                                          RunCausal});
+  registry.AddKernel(
+      "linear_attention",
+      {"chunk_cuda", Device::kCuda,
+       [](const BoundCall& call) {
+         return call.flag("causal") && cuda::FitsRecurrent({call.dim("K"), Decay::kNone});
+       },
+       RunCausal});
   registry.AddKernel(
       "linear_attention",
       {"global_cuda", Device::kCuda,

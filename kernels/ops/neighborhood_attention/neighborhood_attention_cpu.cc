@@ -176,22 +176,10 @@ class GridRule final : public cpu::SoftmaxRule {
   int64_t tokens_ = 0;
 };
 
-// [grid, extra] along the tokens; the grid itself if there is nothing extra.
-absl::StatusOr<Tensor> Append(Backend& backend, const Tensor& grid, const Tensor& extra) {
-  if (!extra.defined()) return grid;
-  Dims shape = grid.shape();
-  shape[1] += extra.dim(1);
-  absl::StatusOr<Tensor> both = backend.Allocate(grid.dtype(), std::move(shape));
-  if (!both.ok()) return both;
-  backend.Copy(grid, both->Slice(1, 0, grid.dim(1)));
-  backend.Copy(extra, both->Slice(1, grid.dim(1), extra.dim(1)));
-  return both;
-}
-
 absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& outputs) {
-  absl::StatusOr<Tensor> k = Append(backend, call.input("k"), call.input("k_extra"));
+  absl::StatusOr<Tensor> k = WithExtra(backend, call.input("k"), call.input("k_extra"));
   if (!k.ok()) return k.status();
-  absl::StatusOr<Tensor> v = Append(backend, call.input("v"), call.input("v_extra"));
+  absl::StatusOr<Tensor> v = WithExtra(backend, call.input("v"), call.input("v_extra"));
   if (!v.ok()) return v.status();
   const GridRule rule(NeighborhoodAxes(call), call.dim("E"));
   std::vector<Sequence> queries, keys;

@@ -120,10 +120,11 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
 void RegisterRetentionCuda(Registry& registry);
 
 void RegisterRetentionCuda(Registry& registry) {
-  registry.AddKernel(
-      "retention",
-      {"chunk_cuda", Device::kCuda,
-       [](const BoundCall& call) { return cuda::FitsRecurrent(call.dim("K"), false); }, Run});
+  registry.AddKernel("retention", {"chunk_cuda", Device::kCuda,
+                                   [](const BoundCall& call) {
+                                     return cuda::FitsRecurrent({call.dim("K"), Decay::kHead});
+                                   },
+                                   Run});
 }
 
 }  // namespace attnd

@@ -265,6 +265,13 @@ void MulAdd(const float* a, const float* b, float* y, int64_t n) {
   });
 }
 
+void FadeAdd(float a, const float* x, const float* decay, float* y, int64_t n) {
+  ForRow(n, [=](int64_t i, int64_t count) {
+    const V added = hn::Mul(hn::Set(F(), a), Load(x + i, count));
+    Store(hn::MulAdd(Load(y + i, count), Load(decay + i, count), added), y + i, count);
+  });
+}
+
 void Add(const float* a, const float* b, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
 }
@@ -297,6 +304,7 @@ HWY_EXPORT(ScaleEach);
 HWY_EXPORT(Mul);
 HWY_EXPORT(Axpy);
 HWY_EXPORT(MulAdd);
+HWY_EXPORT(FadeAdd);
 HWY_EXPORT(Add);
 
 void LoadRow(const void* x, DType dtype, float* out, int64_t n) {
@@ -360,6 +368,9 @@ void AxpyRow(float a, const float* x, float* y, int64_t n) {
 }
 void MulAddRow(const float* a, const float* b, float* y, int64_t n) {
   HWY_DYNAMIC_DISPATCH(MulAdd)(a, b, y, n);
+}
+void FadeAddRow(float a, const float* x, const float* decay, float* y, int64_t n) {
+  HWY_DYNAMIC_DISPATCH(FadeAdd)(a, x, decay, y, n);
 }
 void AddRow(const float* a, const float* b, float* out, int64_t n) {
   HWY_DYNAMIC_DISPATCH(Add)(a, b, out, n);

@@ -51,6 +51,8 @@ void MulRow(const float* a, const float* b, float* out, int64_t n);
 void AxpyRow(float a, const float* x, float* y, int64_t n);
 // y += a b.
 void MulAddRow(const float* a, const float* b, float* y, int64_t n);
+// y = y decay + a x.
+void FadeAddRow(float a, const float* x, const float* decay, float* y, int64_t n);
 // out = a + b.
 void AddRow(const float* a, const float* b, float* out, int64_t n);
 

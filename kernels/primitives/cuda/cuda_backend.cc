@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <map>
 #include <utility>
 #include <vector>
@@ -88,6 +89,21 @@ class DevicePool : public std::enable_shared_from_this<DevicePool> {
   std::atomic<int64_t> peak_{0};
 };
 
+int SharedMemoryLimit() {
+  static const int limit = [] {
+    int devices = 0;
+    int least = std::numeric_limits<int>::max();
+    if (cudaGetDeviceCount(&devices) != cudaSuccess) return 0;
+    for (int i = 0; i < devices; ++i) {
+      int bytes = 0;
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, i);
+      least = std::min(least, bytes);
+    }
+    return least;
+  }();
+  return limit;
+}
+
 absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(const CudaOptions& options) {
   std::unique_ptr<CudaBackend> backend(new CudaBackend());  // The constructor is private.
   backend->ordinal_ = options.ordinal;
@@ -102,7 +118,6 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(const CudaOptio
   }
   backend->name_ = properties.name;
   backend->multiprocessors_ = properties.multiProcessorCount;
-  backend->shared_memory_ = static_cast<int>(properties.sharedMemPerBlockOptin);
   backend->pool_ = std::make_shared<DevicePool>(options.ordinal, options.memory_limit_bytes);
   return backend;
 }

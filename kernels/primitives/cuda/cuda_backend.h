@@ -15,6 +15,10 @@ namespace attnd::cuda {
 
 class DevicePool;
 
+// The shared memory that one block may ask for, in bytes, on every device of this machine: what a
+// kernel's condition knows before a device is chosen.
+int SharedMemoryLimit();
+
 // Everything is queued on one stream, so memory that a finished call gave back may be handed out at
 // once: its last user was queued before its next. Thread-safe; calls of several threads interleave
 // on the stream.
@@ -26,8 +30,6 @@ class CudaBackend final : public Backend {
   cudaStream_t stream() const { return stream_; }
   // Multiprocessors of the device.
   int multiprocessors() const { return multiprocessors_; }
-  // Shared memory that one block may ask for, in bytes.
-  int shared_memory() const { return shared_memory_; }
 
   // Keeps the first error until Synchronize reports it.
   void Note(cudaError_t error, const char* what);
@@ -62,7 +64,6 @@ class CudaBackend final : public Backend {
 
   int ordinal_ = 0;
   int multiprocessors_ = 0;
-  int shared_memory_ = 0;
   cudaStream_t stream_ = nullptr;
   std::string name_;
   std::shared_ptr<DevicePool> pool_;
