@@ -14,6 +14,12 @@ constexpr int64_t kRows = 64;
 constexpr int64_t kColumns = 256;
 constexpr int64_t kDepth = 256;
 
+// On AVX-512 the library sums a block of one vector's width in several interleaved parts if it has
+// from 2 to 11 rows, and so would a product whose last columns are such a block; everything else it
+// sums in order of k.
+constexpr int64_t kVectorBytes = 64;
+constexpr int64_t kFewRows = 12;
+
 libxsmm_smmfunction Dispatch(libxsmm_blasint m, libxsmm_blasint n, libxsmm_blasint k,
                              libxsmm_blasint lda, libxsmm_blasint ldb, libxsmm_blasint ldc,
                              const float* beta) {
@@ -57,6 +63,23 @@ void Block(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b,
   PlainBlock(m, n, k, a, lda, b, ldb, c, ldc, accumulate);
 }
 
+// As Block, with an order of summation that depends on k alone.
+template <typename T>
+void OrderedBlock(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb,
+                  T* c, int64_t ldc, bool accumulate) {
+  constexpr auto kVector = kVectorBytes / static_cast<int64_t>(sizeof(T));
+  const int64_t tail = n % (4 * kVector);
+  if (tail > 0 && tail <= kVector) {
+    const int64_t wide = n - tail;
+    const int64_t step = m < kFewRows ? 1 : m;
+    for (int64_t i = 0; i < m; i += step) {
+      Block(step, tail, k, a + i * lda, lda, b + wide, ldb, c + i * ldc + wide, ldc, accumulate);
+    }
+    n = wide;
+  }
+  if (n > 0) Block(m, n, k, a, lda, b, ldb, c, ldc, accumulate);
+}
+
 template <typename T>
 void Multiply(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb,
               T* c, int64_t ldc, bool accumulate) {
@@ -71,8 +94,8 @@ void Multiply(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T*
     const int64_t depth = std::min(kDepth, k - l);
     for (int64_t i = 0; i < m; i += kRows) {
       for (int64_t j = 0; j < n; j += kColumns) {
-        Block(std::min(kRows, m - i), std::min(kColumns, n - j), depth, a + i * lda + l, lda,
-              b + l * ldb + j, ldb, c + i * ldc + j, ldc, accumulate || l > 0);
+        OrderedBlock(std::min(kRows, m - i), std::min(kColumns, n - j), depth, a + i * lda + l, lda,
+                     b + l * ldb + j, ldb, c + i * ldc + j, ldc, accumulate || l > 0);
       }
     }
   }
