@@ -326,7 +326,10 @@ double RandomSource::Gaussian() {
 bool RandomSource::Wants(absl::string_view input) {
   if (Contains(options_.with, input)) return true;
   if (Contains(options_.without, input)) return false;
-  return Uniform01() < options_.optional_inputs;
+  if (const bool* decided = wanted_.Find(input)) return *decided;
+  const bool wanted = Uniform01() < options_.optional_inputs;
+  wanted_.Set(input, wanted);
+  return wanted;
 }
 
 void RandomSource::Attribute(absl::string_view name, AttrValue value) {

@@ -47,7 +47,8 @@ class RandomSource {
   int64_t Uniform(int64_t low, int64_t high);  // Both inclusive.
   double Uniform01();
   double Gaussian();
-  // Whether an optional input of that name is to be given in this draw.
+  // Whether an optional input of that name is to be given in this draw: asked again, the same
+  // answer.
   bool Wants(absl::string_view input);
 
   // Sets an attribute unless the caller fixed it.
@@ -61,6 +62,7 @@ class RandomSource {
   uint64_t state_;
   CallRequest request_;
   Named<int64_t> dims_;
+  Named<bool> wanted_;
 };
 
 // OK if every size that the caller fixes is that of an axis, and everything in `with` and `without`

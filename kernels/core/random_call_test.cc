@@ -35,6 +35,20 @@ TEST(RandomCallTest, FixedSizesAndInputsAreKept) {
   EXPECT_FALSE(request.inputs.contains("g_v"));
 }
 
+TEST(RandomCallTest, AnInputIsWantedOrNotForAWholeDraw) {
+  int wanted = 0;
+  for (uint64_t i = 0; i < 100; ++i) {
+    RandomOptions options;
+    options.seed = BaseSeed() + i;
+    RandomSource source(Find("gla").spec, options);
+    const bool first = source.Wants("g_v");
+    wanted += first ? 1 : 0;
+    for (int again = 0; again < 5; ++again) EXPECT_EQ(source.Wants("g_v"), first);
+  }
+  EXPECT_GT(wanted, 10);
+  EXPECT_LT(wanted, 90);
+}
+
 TEST(RandomCallTest, ContradictionsAreRefused) {
   RandomOptions options;
   options.dims.Set("H", 3);

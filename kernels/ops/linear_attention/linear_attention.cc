@@ -86,6 +86,8 @@ absl::Status Compose(Composer& c) { return c.flag("causal") ? Causal(c) : Whole(
 
 // Normalisation divides by phi(q)·z: random inputs keep that away from zero with a positive map.
 void Randomise(RandomSource& source) {
+  // Often not causal: only a few of a test's calls draw attributes.
+  if (source.options().random_attributes) source.Attribute("causal", source.Uniform(0, 3) == 0);
   const AttrValue* normalize = source.request().attributes.Find("normalize");
   if (normalize == nullptr || *normalize != AttrValue(true)) return;
   constexpr const char* kPositive[] = {"elu1", "exp", "softmax"};
