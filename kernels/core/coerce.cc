@@ -80,8 +80,14 @@ bool Holds(const AttrSpec::Bound& bound, double value) {
   return value < bound.value;
 }
 
+// Infinity is legal where the schema says so with a bound by it; NaN never is.
+bool MayBeInfinite(const AttrSpec& attribute) {
+  return std::any_of(attribute.bounds.begin(), attribute.bounds.end(),
+                     [](const AttrSpec::Bound& bound) { return std::isinf(bound.value); });
+}
+
 bool InBounds(const AttrSpec& attribute, double value) {
-  return std::isfinite(value) &&
+  return !std::isnan(value) && (std::isfinite(value) || MayBeInfinite(attribute)) &&
          std::all_of(attribute.bounds.begin(), attribute.bounds.end(),
                      [value](const AttrSpec::Bound& bound) { return Holds(bound, value); });
 }
@@ -113,7 +119,8 @@ std::string Expected(const AttrSpec& attribute) {
     return absl::StrCat("one of ", absl::StrJoin(attribute.choices, ", "));
   }
   std::string text(Name(attribute.type));
-  if (attribute.type == AttrType::kFloat || attribute.type == AttrType::kFloatList) {
+  if ((attribute.type == AttrType::kFloat || attribute.type == AttrType::kFloatList) &&
+      !MayBeInfinite(attribute)) {
     absl::StrAppend(&text, ", finite");
   }
   for (const AttrSpec::Bound& bound : attribute.bounds) {

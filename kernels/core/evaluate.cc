@@ -25,7 +25,8 @@ absl::StatusOr<NamedTensors> FetchOutputs(Backend& backend, NamedTensors outputs
 // The part of an output of a packed call that one sequence writes: tokens for [B,T,...], a row for
 // [M,...].
 Tensor OutputOfSequence(const Port& port, const Tensor& whole, const Sequence& sequence) {
-  if (port.AxisOf("B") == 0 && port.AxisOf("T") == 1) {
+  // Keys follow the queries: a packed operator's S is its T.
+  if (port.AxisOf("B") == 0 && (port.AxisOf("T") == 1 || port.AxisOf("S") == 1)) {
     return whole.Slice(0, sequence.row, 1).Slice(1, sequence.begin, sequence.length);
   }
   return whole.Slice(0, port.AxisOf("M") == 0 ? sequence.state : sequence.row, 1);

@@ -192,7 +192,7 @@ absl::Status TakeBounds(absl::string_view line, absl::string_view& rest, AttrSpe
     std::string comparison(1, rest[at]);
     if (absl::ConsumePrefix(&number, "=")) comparison += '=';
     double value;
-    if (!absl::SimpleAtod(absl::StripAsciiWhitespace(number), &value) || !std::isfinite(value)) {
+    if (!absl::SimpleAtod(absl::StripAsciiWhitespace(number), &value) || std::isnan(value)) {
       return Malformed(line, "a bound is a comparison and a number");
     }
     attr.bounds.insert(attr.bounds.begin(), AttrSpec::Bound{comparison, value});

@@ -32,7 +32,8 @@
 //     "feature_map: {identity, elu1, relu, relu2} = identity"
 //     "causal: bool = true"
 //     "height: int? >= 1"               without a default and with `?`: may be absent
-//   types: bool, int, float, string, {choice, ...}, bool[], int[], float[]. Floats must be finite.
+//   types: bool, int, float, string, {choice, ...}, bool[], int[], float[]. Floats must be
+//   finite, or not NaN where a bound is infinite ("dt_max: float? <= inf").
 //     "stride: int[axes] = [1]": a list of so many entries, an expression of attributes; one number
 //     alone, or a default of one entry, stands for all of them.
 //
