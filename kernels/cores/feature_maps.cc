@@ -1,7 +1,9 @@
 #include "kernels/cores/feature_maps.h"
 
 #include <cstdlib>
+#include <cstring>
 #include <iostream>
+#include <numbers>
 
 #include "kernels/primitives/cpu/vector_math.h"
 
@@ -10,6 +12,18 @@ namespace {
 
 // Keeps a ReLU feature from being zero in every channel (Wu et al., "Flowformer", 2022).
 constexpr double kReluFloor = 1e-6;
+
+constexpr double kRootOfHalf = std::numbers::sqrt2 / 2;
+
+Array Taylor(const Array& x) {
+  if (!x.defined()) return {};
+  const Dims& shape = x.tensor().shape();
+  Dims one = shape, squares = shape;
+  one.back() = 1;
+  squares.back() *= squares.back();
+  const Array pairs = (x.Unsqueeze(-1) * x.Unsqueeze(-2) * kRootOfHalf).Reshape(squares);
+  return Concat(Concat(x.composer()->Full(one, 1), x, -1), pairs, -1);
+}
 
 }  // namespace
 
@@ -25,6 +39,10 @@ FeatureMap FeatureMapFromName(absl::string_view name) {
   if (name == "softmax") return FeatureMap::kSoftmax;
   std::cerr << "attnd: bug: there is no feature map '" << name << "'" << std::endl;
   std::abort();
+}
+
+int64_t FeatureSize(FeatureMap map, int64_t size) {
+  return map == FeatureMap::kTaylor ? 1 + size + size * size : size;
 }
 
 Array Apply(FeatureMap map, const Array& x) {
@@ -50,15 +68,29 @@ Array Apply(FeatureMap map, const Array& x) {
       const Array e = Exp(x - Max(x, -1));
       return e / Sum(e, -1);
     }
+    case FeatureMap::kTaylor:
+      return Taylor(x);
   }
   return x;
 }
 
 namespace cpu {
+namespace {
 
-void ApplyRows(FeatureMap map, float* rows, int64_t n_rows, int64_t width) {
+void TaylorRow(const float* x, int64_t width, float* features) {
+  *features++ = 1.0f;
+  std::memcpy(features, x, static_cast<size_t>(width) * sizeof(float));
+  for (int64_t i = 0; i < width; ++i) {
+    features += width;
+    std::memcpy(features, x, static_cast<size_t>(width) * sizeof(float));
+    ScaleRow(features, x[i] * static_cast<float>(kRootOfHalf), width);
+  }
+}
+
+void ApplyInPlace(FeatureMap map, float* rows, int64_t n_rows, int64_t width) {
   const int64_t n = n_rows * width;
   switch (map) {
+    case FeatureMap::kTaylor:
     case FeatureMap::kIdentity:
       return;
     case FeatureMap::kElu1:
@@ -86,6 +118,24 @@ void ApplyRows(FeatureMap map, float* rows, int64_t n_rows, int64_t width) {
       }
       return;
   }
+}
+
+}  // namespace
+
+void ApplyRows(FeatureMap map, const float* rows, int64_t n_rows, int64_t width, float* features) {
+  if (map == FeatureMap::kTaylor) {
+    const int64_t size = FeatureSize(map, width);
+    for (int64_t i = 0; i < n_rows; ++i) TaylorRow(rows + i * width, width, features + i * size);
+    return;
+  }
+  if (features != rows) {
+    std::memcpy(features, rows, static_cast<size_t>(n_rows * width) * sizeof(float));
+  }
+  ApplyInPlace(map, features, n_rows, width);
+}
+
+void TaylorKernelRow(float* s, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) s[i] = 1.0f + s[i] * (1.0f + 0.5f * s[i]);
 }
 
 }  // namespace cpu

@@ -14,7 +14,7 @@ __device__ inline float Sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 // max(x, 0) that lets NaN through.
 __device__ inline float Relu(float x) { return x < 0.0f ? 0.0f : x; }
 
-// phi(x) for every map but kSoftmax, which is not a function of one element.
+// phi(x) for every map but kSoftmax and kTaylor, which are not functions of one element.
 __device__ inline float ApplyToElement(FeatureMap map, float x) {
   switch (map) {
     case FeatureMap::kElu1:
@@ -36,7 +36,8 @@ __device__ inline float ApplyToElement(FeatureMap map, float x) {
   }
 }
 
-// row[c] = phi(row)[c] for c < width, by one warp, for any map. A lane touches elements lane, lane
+// row[c] = phi(row)[c] for c < width, by one warp, for any map that keeps a row's size. A lane
+// touches elements lane, lane
 // + 32, ...
 __device__ inline void ApplyToRow(FeatureMap map, float* row, int width) {
   const int lane = threadIdx.x % 32;

@@ -21,11 +21,11 @@ namespace attnd::cpu {
 
 // Some consecutive queries of one head as the read-out sees them.
 struct LinearReadout {
-  int64_t row;    // Batch row.
-  int64_t head;   // Of o.
-  int64_t begin;  // First token.
-  int64_t count;  // Tokens.
-  int64_t key_size;
+  int64_t row;       // Batch row.
+  int64_t head;      // Of o.
+  int64_t begin;     // First token.
+  int64_t count;     // Tokens.
+  int64_t key_size;  // Of features.
   int64_t value_size;
   const float* phi;         // [count,K]: phi(q_i), not turned.
   const float* key_sum;     // [K]: z.
@@ -41,6 +41,7 @@ struct LinearGlobalCall {
   Tensor o;  // [B,T,HO,V], HO = max(H,HK,HV); fewer heads are shared by consecutive ones.
 
   FeatureMap feature_map = FeatureMap::kIdentity;
+  double inner_scale = 1;  // Multiplies q and k before phi.
 
   // bool [B,S], contiguous: the keys that count. Undefined: all.
   Tensor key_mask;
@@ -53,6 +54,10 @@ struct LinearGlobalCall {
   // Empty: o = y.
   std::function<void(const LinearReadout&)> readout;
 };
+
+// Whether k and v may have so many heads: there is one sum for each head of the finer of the two,
+// so one count divides the other.
+bool HeadsNest(int64_t key_heads, int64_t value_heads);
 
 // Sums are float32 over fixed slices of the keys, added in order: results do not depend on threads.
 // RESOURCE_EXHAUSTED if the sums do not fit in memory.

@@ -22,7 +22,7 @@ class GlobalSums {
         keys_(call.k.dim(1)),
         heads_(call.o.dim(2)),
         state_heads_(std::max(call.k.dim(2), call.v.dim(2))),
-        key_size_(call.k.dim(3)),
+        key_size_(FeatureSize(call.feature_map, call.k.dim(3))),
         value_size_(call.v.dim(3)),
         slices_(std::max<int64_t>(1, (keys_ + kSlice - 1) / kSlice)),
         sums_size_(key_size_ * value_size_ + key_size_ + value_size_ + 1) {}
@@ -68,6 +68,19 @@ class GlobalSums {
     }
   }
 
+  // The same of q or k, as features.
+  void LoadFeatures(const Tensor& x, int64_t row, int64_t head, int64_t begin, int64_t count,
+                    float* features) const {
+    const int64_t width = x.dim(3);
+    Scratch scratch;
+    float* rows = width == key_size_ ? features : scratch.Take<float>(count * width);
+    LoadTokens(x, row, head, begin, count, rows);
+    if (call_.inner_scale != 1) {
+      ScaleRow(rows, static_cast<float>(call_.inner_scale), count * width);
+    }
+    ApplyRows(call_.feature_map, rows, count, width, features);
+  }
+
   void SumSlice(int64_t state, int64_t slice) const {
     const int64_t row = state / state_heads_;
     const int64_t head = state % state_heads_;
@@ -80,9 +93,8 @@ class GlobalSums {
     const int64_t end = std::min(keys_, (slice + 1) * kSlice);
     for (int64_t begin = slice * kSlice; begin < end; begin += kTile) {
       const int64_t count = std::min(kTile, end - begin);
-      LoadTokens(call_.k, row, head / (state_heads_ / call_.k.dim(2)), begin, count, k);
+      LoadFeatures(call_.k, row, head / (state_heads_ / call_.k.dim(2)), begin, count, k);
       LoadTokens(call_.v, row, head / (state_heads_ / call_.v.dim(2)), begin, count, v);
-      ApplyRows(call_.feature_map, k, count, key_size_);
       const float* weight = call_.key_weight.defined()
                                 ? call_.key_weight.data<float>() + state * keys_ + begin
                                 : nullptr;
@@ -125,8 +137,7 @@ class GlobalSums {
     Scratch scratch;
     float* phi = scratch.Take<float>(count * key_size_);
     float* y = scratch.Take<float>(count * value_size_);
-    LoadTokens(call_.q, row, head / (heads_ / call_.q.dim(2)), begin, count, phi);
-    ApplyRows(call_.feature_map, phi, count, key_size_);
+    LoadFeatures(call_.q, row, head / (heads_ / call_.q.dim(2)), begin, count, phi);
     const float* turned = phi;
     if (call_.turn) {
       float* copy = scratch.Take<float>(count * key_size_);
@@ -170,6 +181,10 @@ class GlobalSums {
 };
 
 }  // namespace
+
+bool HeadsNest(int64_t key_heads, int64_t value_heads) {
+  return std::max(key_heads, value_heads) % std::min(key_heads, value_heads) == 0;
+}
 
 absl::Status LinearGlobal(Backend& backend, const LinearGlobalCall& call) {
   return GlobalSums(call).Run(backend);

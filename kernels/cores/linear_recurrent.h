@@ -41,10 +41,16 @@ struct LinearRecurrentCall {
   Tensor o;  // [B,T,HO,V]; every head count divides HO.
   absl::Span<const Sequence> sequences;
   double scale = 1;
-  FeatureMap feature_map = FeatureMap::kIdentity;
+  // phi of queries and of keys, of one size, which is then K of the states.
+  FeatureMap query_map = FeatureMap::kIdentity;
+  FeatureMap key_map = FeatureMap::kIdentity;
+  double inner_scale = 1;  // Multiplies q and k before phi.
 
   Decay decay = Decay::kNone;
   Tensor g;  // See Decay.
+  // Instead of g, for gates that follow from the keys (Decay::kVector): changes features [count,K]
+  // of a head's keys in place and writes the log decays [count,K].
+  std::function<void(int64_t head, int64_t count, float* keys, float* gates)> gate_of_keys;
 
   // gv: float32 [B,T,heads,V], the log decay per value channel. Undefined: 0. Not with a
   // normaliser.
@@ -64,6 +70,9 @@ struct LinearRecurrentCall {
   // Empty: o = y.
   std::function<void(const RecurrentReadout&)> readout;
 };
+
+// The read-out of a normalised operator: o = y / (dots + eps).
+std::function<void(const RecurrentReadout&)> NormalisedReadout(double eps);
 
 // The parts that every operator of the family names alike: q, k, v, o, scale and the state.
 LinearRecurrentCall RecurrentCallOf(const BoundCall& call, const NamedTensors& outputs);

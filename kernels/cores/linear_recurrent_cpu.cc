@@ -18,10 +18,15 @@ class HeadWalk {
         sequence_(sequence),
         head_(head),
         heads_(call.o.dim(2)),
-        K_(call.q.dim(3)),
+        width_(call.q.dim(3)),
+        K_(FeatureSize(call.key_map, width_)),
         V_(call.v.dim(3)),
-        q_(scratch_.Take<float>(kChunk * K_)),
-        k_(scratch_.Take<float>(kChunk * K_)),
+        by_products_(call.query_map == FeatureMap::kTaylor && call.key_map == FeatureMap::kTaylor &&
+                     call.decay == Decay::kNone),
+        q_rows_(scratch_.Take<float>(kChunk * width_)),
+        k_rows_(scratch_.Take<float>(kChunk * width_)),
+        q_(K_ == width_ ? q_rows_ : scratch_.Take<float>(kChunk * K_)),
+        k_(K_ == width_ ? k_rows_ : scratch_.Take<float>(kChunk * K_)),
         v_(scratch_.Take<float>(kChunk * V_)),
         y_(scratch_.Take<float>(kChunk * V_)),
         fade_(scratch_.Take<float>(call.value_decay.defined() ? kChunk * V_ : 0)),
@@ -60,11 +65,15 @@ class HeadWalk {
 
   void LoadChunk(int64_t begin, int64_t count) {
     const int64_t token = sequence_.begin + begin;
-    LoadHeadRows(call_.q, sequence_.row, token, count, head_, heads_, q_);
-    LoadHeadRows(call_.k, sequence_.row, token, count, head_, heads_, k_);
+    LoadHeadRows(call_.q, sequence_.row, token, count, head_, heads_, q_rows_);
+    LoadHeadRows(call_.k, sequence_.row, token, count, head_, heads_, k_rows_);
     LoadHeadRows(call_.v, sequence_.row, token, count, head_, heads_, v_);
-    ApplyRows(call_.feature_map, q_, count, K_);
-    ApplyRows(call_.feature_map, k_, count, K_);
+    if (call_.inner_scale != 1) {
+      ScaleRow(q_rows_, static_cast<float>(call_.inner_scale), count * width_);
+      ScaleRow(k_rows_, static_cast<float>(call_.inner_scale), count * width_);
+    }
+    ApplyRows(call_.query_map, q_rows_, count, width_, q_);
+    ApplyRows(call_.key_map, k_rows_, count, width_, k_);
     if (call_.turn) {
       call_.turn(sequence_, begin, count, q_);
       call_.turn(sequence_, begin, count, k_);
@@ -76,16 +85,34 @@ class HeadWalk {
       for (int64_t r = 0; r < count; ++r) ScaleRow(v_ + r * V_, weight[r * heads_], V_);
     }
     if (!fades()) odd_.TakeOut(v_, count, V_);
-    decay_.Load(sequence_.row, token, count);
+    if (call_.gate_of_keys) {
+      call_.gate_of_keys(head_, count, k_, decay_.gates());
+      decay_.Sum(count);
+    } else {
+      decay_.Load(sequence_.row, token, count);
+    }
     if (fades()) {
       LoadHeadRows(call_.value_decay, sequence_.row, token, count, head_, heads_, fade_);
       ExpRow(fade_, count * V_);
     }
   }
 
+  // scale phi(q_r)·phi(k_s) under the decay between the two, for s <= r.
+  void Weigh(int64_t count) {
+    if (!by_products_) return decay_.Products(q_, k_, weights_);
+    Transpose(count, width_, k_rows_, width_, transposed_, kChunk);
+    Gemm(count, count, width_, q_rows_, width_, transposed_, kChunk, weights_, kChunk, false);
+    for (int64_t r = 0; r < count; ++r) {
+      float* row = weights_ + r * kChunk;
+      TaylorKernelRow(row, r + 1);
+      ScaleRow(row, static_cast<float>(call_.scale), r + 1);
+      std::fill(row + r + 1, row + count, 0.0f);
+    }
+  }
+
   void Chunk(int64_t begin, int64_t count) {
     LoadChunk(begin, count);
-    decay_.Products(q_, k_, weights_);
+    Weigh(count);
     decay_.SinceStart(q_, decayed_);
     if (fades()) {
       Gemm(count, V_, K_, decayed_, K_, state_, V_, y_, V_, false);
@@ -142,8 +169,10 @@ class HeadWalk {
 
   const LinearRecurrentCall& call_;
   const Sequence& sequence_;
-  const int64_t head_, heads_, K_, V_;
+  const int64_t head_, heads_, width_, K_, V_;
+  const bool by_products_;  // Features' products within a chunk follow from the rows' products.
   Scratch scratch_;
+  float *q_rows_, *k_rows_;  // [count,width]: before the feature map.
   float *q_, *k_, *v_, *y_;
   float* fade_;        // [count,V]: e^gv.
   float* weights_;     // [count,kChunk]
@@ -158,6 +187,15 @@ class HeadWalk {
 
 bool FitsRecurrentCore(int64_t key_size, int64_t value_size) {
   return key_size <= 1024 && value_size <= 1024;
+}
+
+std::function<void(const RecurrentReadout&)> NormalisedReadout(double eps) {
+  return [eps = static_cast<float>(eps)](const RecurrentReadout& readout) {
+    for (int64_t r = 0; r < readout.count; ++r) {
+      ScaleRow(readout.y + r * readout.value_size, 1.0f / (readout.dots[r] + eps),
+               readout.value_size);
+    }
+  };
 }
 
 LinearRecurrentCall RecurrentCallOf(const BoundCall& call, const NamedTensors& outputs) {
@@ -177,7 +215,7 @@ absl::Status LinearRecurrent(const LinearRecurrentCall& call) {
   const int64_t heads = call.o.dim(2);
   const auto count = static_cast<int64_t>(call.sequences.size());
   const double work = 8.0 * static_cast<double>(call.o.num_elements()) *
-                      static_cast<double>(call.q.dim(3) + kChunk);
+                      static_cast<double>(FeatureSize(call.key_map, call.q.dim(3)) + kChunk);
   ParallelFor(count * heads, work, [&](int64_t task) {
     HeadWalk(call, call.sequences[static_cast<size_t>(task / heads)], task % heads).Run();
   });

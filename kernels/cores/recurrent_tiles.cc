@@ -59,11 +59,9 @@ ChunkDecay::ChunkDecay(Decay kind, const Tensor& g, int64_t all_heads, int64_t h
 
 void ChunkDecay::Load(int64_t row, int64_t begin, int64_t count) {
   if (kind_ == Decay::kHead && count == count_) return;  // The same for every chunk of that length.
-  count_ = count;
-  const int64_t width = kind_ == Decay::kVector ? width_ : 1;
   switch (kind_) {
     case Decay::kNone:
-      return;
+      break;
     case Decay::kHead:
       std::fill(gates_, gates_ + count, g_.data<float>()[head_]);
       break;
@@ -78,6 +76,13 @@ void ChunkDecay::Load(int64_t row, int64_t begin, int64_t count) {
       LoadHeadRows(g_, row, begin, count, head_, all_heads_, gates_);
       break;
   }
+  Sum(count);
+}
+
+void ChunkDecay::Sum(int64_t count) {
+  count_ = count;
+  if (kind_ == Decay::kNone) return;
+  const int64_t width = kind_ == Decay::kVector ? width_ : 1;
   // Prefix sums from the start, suffix sums from the end.
   std::memcpy(since_start_, gates_, static_cast<size_t>(width) * sizeof(float));
   for (int64_t r = 1; r < count; ++r) {

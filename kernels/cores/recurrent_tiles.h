@@ -45,6 +45,10 @@ class ChunkDecay {
 
   // Reads the gates of tokens [begin, begin + count) and sums them up.
   void Load(int64_t row, int64_t begin, int64_t count);
+  // Instead of Load: the caller writes `count` gates ([count,K] for kVector) to gates(), then Sum
+  // sums them up.
+  float* gates() { return gates_; }
+  void Sum(int64_t count);
 
   // out[r,s] = sum_i a_ri b_si e^(G_r - G_s)_i for s <= r < count, and 0 for s > r; a, b [count,K],
   // out [count,kChunk].

@@ -95,7 +95,7 @@ class WindowRule : public SoftmaxRule {
 };
 
 struct SoftmaxCall {
-  // Contiguous, of one type: float32, float16 or bfloat16.
+  // Contiguous, each float32, float16 or bfloat16.
   Tensor q;      // [B,T,H,K]
   Tensor k;      // [B,S,HK,K], HK divides H
   Tensor v;      // [B,S,HV,V], HV divides H

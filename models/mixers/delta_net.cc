@@ -64,7 +64,7 @@ class DeltaNet final : public RecurrentMixer {
   void Features(int64_t, const float*, float* row) const override {
     const int64_t size = sizes_.key_size;
     for (const Part* part : {&q_, &k_}) {
-      cpu::ApplyRows(map_, row + part->offset, sizes_.heads, size);
+      cpu::ApplyRows(map_, row + part->offset, sizes_.heads, size, row + part->offset);
       for (int64_t h = 0; h < sizes_.heads; ++h) {
         float* head = row + part->offset + h * size;
         if (l2_) {

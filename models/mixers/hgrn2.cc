@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cores/forget_gate.h"
 #include "kernels/primitives/cpu/vector_math.h"
 #include "models/config_reader.h"
 #include "models/layers/rows.h"
@@ -63,8 +64,7 @@ class Hgrn2 final : public RecurrentMixer {
       for (int64_t l = 1; l < layers; ++l) most = std::max(most, at(l));
       for (int64_t l = 0; l < layers; ++l) sum += std::exp(at(l) - most);
       for (int64_t l = 1; l <= source.layer; ++l) up_to += std::exp(at(l) - most) / sum;
-      log_bound_.push_back(static_cast<float>(std::log(up_to)));
-      log_rest_.push_back(static_cast<float>(std::log1p(-up_to)));
+      bounds_.push_back(static_cast<float>(up_to));
     }
     return absl::OkStatus();
   }
@@ -75,22 +75,11 @@ class Hgrn2 final : public RecurrentMixer {
 
   // The forget part becomes the key, 1 - e^g.
   void FillGates(const float*, float* row, const Gates& gates) const override {
-    float* f = row + k_.offset;
-    LogSigmoidRow(f, k_.size);
-    for (int64_t i = 0; i < k_.size; ++i) {
-      float g = f[i];
-      if (!log_bound_.empty()) {
-        const float a = log_bound_[static_cast<size_t>(i)];
-        const float b = log_rest_[static_cast<size_t>(i)] + g;
-        g = std::max(a, b) + std::log1p(std::exp(-std::abs(a - b)));
-      }
-      g = std::min(g, 0.0f);
-      gates.g[i] = g;
-      f[i] = -std::expm1(g);
-    }
+    const float* bounds = bounds_.empty() ? nullptr : bounds_.data();
+    cpu::ForgetGateRows(bounds, 1, k_.size, row + k_.offset, gates.g);
   }
 
-  Floats log_bound_, log_rest_;
+  Floats bounds_;  // [H,K], or empty: 0.
 };
 
 }  // namespace

@@ -85,7 +85,7 @@ class LinearAttention final : public RecurrentMixer {
     if (product_) {
       product.Apply(heads, count);
     } else {
-      cpu::ApplyRows(map_, heads, count, size);
+      cpu::ApplyRows(map_, heads, count, size, heads);
     }
     for (int64_t h = 0; norm && h < count; ++h) {
       float* head = heads + h * size;

@@ -48,7 +48,7 @@ class Flow {
     const int64_t at = ((row * x.dim(1) + token) * heads_ + head) * key_size_;
     cpu::LoadRow(x.data<char>() + at * static_cast<int64_t>(SizeOf(x.dtype())), x.dtype(), out,
                  key_size_);
-    cpu::ApplyRows(map(), out, 1, key_size_);
+    cpu::ApplyRows(map(), out, 1, key_size_, out);
   }
 
   double Clip(double source) const {
@@ -220,7 +220,7 @@ absl::Status RunCausal(Backend& backend, const BoundCall& call, const NamedTenso
   core.v = call.input("v");
   core.o = *outputs.Find("o");
   core.sequences = call.sequences();
-  core.feature_map = flow.map();
+  core.query_map = core.key_map = flow.map();
   core.value_weight = *competition;
   core.initial_state = call.input("initial_state");
   core.final_state = *outputs.Find("final_state");

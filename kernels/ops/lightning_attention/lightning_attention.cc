@@ -1,8 +1,8 @@
 // lightning_attention: causal linear attention with one constant decay per head (Qin et al. 2024).
 //   S_t = e^g_h S_{t-1} + k_t v_t^T,  o_t = scale S_t^T q_t
-#include "absl/strings/str_cat.h"
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
+#include "kernels/cores/entry_check.h"
 #include "kernels/cores/recurrence_composed.h"
 #include "kernels/cores/slopes.h"
 #include "kernels/ops/lightning_attention/lightning_decay.h"
@@ -35,16 +35,8 @@ const SchemaText& Schema() {
 }
 
 absl::Status Check(const BoundCall& call) {
-  const Tensor& g = call.input("g");
-  if (!g.defined()) return absl::OkStatus();
-  for (int64_t h = 0; h < g.num_elements(); ++h) {
-    const double value = g.dtype() == DType::kFloat64 ? g.data<double>()[h] : g.data<float>()[h];
-    if (value > 0) {
-      return absl::InvalidArgumentError(absl::StrCat("lightning_attention: g: given g[", h,
-                                                     "]=", value, ", expected log decays <= 0"));
-    }
-  }
-  return absl::OkStatus();
+  return CheckEntries(
+      call, "g", [](double g) { return g <= 0; }, "log decays <= 0");
 }
 
 absl::Status Compose(Composer& c) {

@@ -8,30 +8,17 @@
 namespace attnd {
 namespace {
 
-// The global core sums once for each head of the finer of k and v, so one count must divide the
-// other.
-bool HeadsNest(const BoundCall& call) {
-  const int64_t keys = call.dim("HK"), values = call.dim("HV");
-  return std::max(keys, values) % std::min(keys, values) == 0;
-}
-
 bool Supports(const BoundCall& call) {
   return cpu::FitsRecurrentCore(call.dim("K"), call.dim("V"));
 }
 
 absl::Status RunCausal(Backend&, const BoundCall& call, const NamedTensors& outputs) {
   cpu::LinearRecurrentCall core = cpu::RecurrentCallOf(call, outputs);
-  core.feature_map = FeatureMapFromName(call.choice("feature_map"));
+  core.query_map = core.key_map = FeatureMapFromName(call.choice("feature_map"));
   if (call.flag("normalize")) {
     core.initial_z = call.input("initial_state_z");
     core.final_z = *outputs.Find("final_state_z");
-    core.readout =
-        [eps = static_cast<float>(call.real("eps"))](const cpu::RecurrentReadout& readout) {
-          for (int64_t r = 0; r < readout.count; ++r) {
-            cpu::ScaleRow(readout.y + r * readout.value_size, 1.0f / (readout.dots[r] + eps),
-                          readout.value_size);
-          }
-        };
+    core.readout = cpu::NormalisedReadout(call.real("eps"));
   }
   return cpu::LinearRecurrent(core);
 }
@@ -86,7 +73,8 @@ void RegisterLinearAttentionCpu(Registry& registry) {
        [](const BoundCall& call) { return call.flag("causal") && Supports(call); }, RunCausal});
   registry.AddKernel("linear_attention", {"global_cpu", Device::kCpu,
                                           [](const BoundCall& call) {
-                                            return !call.flag("causal") && HeadsNest(call) &&
+                                            return !call.flag("causal") &&
+                                                   cpu::HeadsNest(call.dim("HK"), call.dim("HV")) &&
                                                    Supports(call);
                                           },
                                           RunWhole});

@@ -163,6 +163,19 @@ void ReluInPlace(float* x, int64_t n) {
   MapInPlace(x, n, [](V v) { return KeepNaN(v, hn::Max(v, hn::Zero(F()))); });
 }
 
+void Log1pInPlace(float* x, int64_t n) {
+  MapInPlace(x, n, [](V v) {
+    const F d;
+    // The library's function is for finite results.
+    const V least = hn::Set(d, -std::numeric_limits<float>::infinity());
+    const V most = hn::Set(d, std::numeric_limits<float>::infinity());
+    V result = hn::Log1p(d, v);
+    result = hn::IfThenElse(hn::Eq(v, hn::Set(d, -1.0f)), least, result);
+    result = hn::IfThenElse(hn::Eq(v, most), most, result);
+    return KeepNaN(v, result);
+  });
+}
+
 float ExpShifted(const float* x, float shift, float* out, int64_t n) {
   const F d;
   V sum = hn::Zero(d);
@@ -292,6 +305,7 @@ HWY_EXPORT(SigmoidInPlace);
 HWY_EXPORT(SiluInPlace);
 HWY_EXPORT(Elu1InPlace);
 HWY_EXPORT(ReluInPlace);
+HWY_EXPORT(Log1pInPlace);
 HWY_EXPORT(ExpShifted);
 HWY_EXPORT(ExpDifference);
 HWY_EXPORT(DotDecayedRow);
@@ -336,6 +350,7 @@ void SigmoidRow(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(SigmoidInPlace)(x, n
 void SiluRow(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(SiluInPlace)(x, n); }
 void Elu1Row(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(Elu1InPlace)(x, n); }
 void ReluRow(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(ReluInPlace)(x, n); }
+void Log1pRow(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(Log1pInPlace)(x, n); }
 
 float ExpShiftedRow(const float* x, float shift, float* out, int64_t n) {
   return HWY_DYNAMIC_DISPATCH(ExpShifted)(x, shift, out, n);

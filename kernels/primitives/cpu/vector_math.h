@@ -32,6 +32,7 @@ void SigmoidRow(float* x, int64_t n);  // 1 / (1 + e^-x)
 void SiluRow(float* x, int64_t n);     // x / (1 + e^-x)
 void Elu1Row(float* x, int64_t n);     // x + 1 for x > 0, else e^x
 void ReluRow(float* x, int64_t n);     // max(x, 0)
+void Log1pRow(float* x, int64_t n);    // ln(1 + x), x >= -1; -inf at -1
 
 float SumRow(const float* x, int64_t n);
 // -inf for an empty row; NaN if any is.
