@@ -40,6 +40,13 @@ Named<int64_t> Dims4(int64_t heads, int64_t size) {
   return dims;
 }
 
+Named<int64_t> Sizes(std::initializer_list<std::pair<const char*, int64_t>> sizes) {
+  Named<int64_t> dims;
+  dims.Set("B", 1);
+  for (const auto& [symbol, size] : sizes) dims.Set(symbol, size);
+  return dims;
+}
+
 Attributes With(absl::string_view name, AttrValue value) {
   Attributes attributes;
   attributes.Set(name, std::move(value));
@@ -61,6 +68,18 @@ std::vector<Subject> CpuSubjects() {
   subjects.push_back({"mala", Dims4(4, 64), {}, {4096, 16384}, {4096}});
   subjects.push_back({"flow_attention", Dims4(4, 64), {}, {4096, 16384}, {4096}});
   subjects.push_back({"flow_attention", Dims4(4, 64), With("causal", true), {4096, 16384}, {4096}});
+  subjects.push_back({"hgrn2", Dims4(4, 128), {}, sweep, {4096}});
+  subjects.push_back(
+      {"based", Sizes({{"H", 4}, {"HK", 4}, {"HV", 4}, {"K", 16}, {"V", 64}}), {}, sweep, {1024}});
+  // Heads of Mamba-2, and of Kimi Linear's latent attention: a prompt, and one token behind a
+  // cache.
+  subjects.push_back(
+      {"ssd", Sizes({{"H", 8}, {"G", 1}, {"N", 128}, {"P", 64}}), {}, sweep, {4096}});
+  const auto mla = [](int64_t cached) {
+    return Sizes({{"H", 8}, {"D", 192}, {"E", 256}, {"R", 512}, {"Dr", 64}, {"S0", cached}});
+  };
+  subjects.push_back({"mla", mla(0), {}, {1024, 2048}, {1024}});
+  subjects.push_back({"mla", mla(4096), {}, {1, 16}, {}, {"initial_state_c"}});
   return subjects;
 }
 
@@ -128,7 +147,7 @@ RandomOptions OptionsOf(const Subject& subject, DType dtype, int64_t length) {
   options.dims = subject.dims;
   options.attributes = subject.attributes;
   options.optional_inputs = 0;
-  options.with = {"beta"};
+  options.with = {"beta", "k_rope"};
   options.with.insert(options.with.end(), subject.inputs.begin(), subject.inputs.end());
   for (const char* symbol : {"T", "S"}) options.dims.Set(symbol, length);
   return options;
@@ -149,8 +168,11 @@ void Register(const Registry& registry, Backend& backend) {
   for (const Subject& subject : gpu ? GpuSubjects() : CpuSubjects()) {
     const Operator& op = **registry.Find(subject.op);
     const auto add = [&](const std::string& kernel, DType dtype, int64_t length) {
-      std::string name =
-          absl::StrCat(subject.op, "/H", *subject.dims.Find("H"), "xK", *subject.dims.Find("K"));
+      std::string name = absl::StrCat(subject.op, "/H", *subject.dims.Find("H"));
+      for (const char* symbol : {"K", "N", "R", "S0"}) {
+        const int64_t* size = subject.dims.Find(symbol);
+        if (size != nullptr) absl::StrAppend(&name, "x", symbol, *size);
+      }
       for (const auto& [attribute, value] : subject.attributes)
         absl::StrAppend(&name, "/", attribute, "=", ToString(value));
       if (gpu) absl::StrAppend(&name, "/", Name(dtype));

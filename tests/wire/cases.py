@@ -23,6 +23,10 @@ FLOAT32 = {
     "mala": set(),
     "neighborhood_attention": set(),
     "block_sparse_attention": set(),
+    "hgrn2": {"lower_bound", "initial_state"},
+    "based": {"initial_state", "initial_state_z"},
+    "ssd": {"dt", "a", "a_log", "dt_bias", "d", "initial_state"},
+    "mla": set(),
 }
 
 
@@ -555,3 +559,151 @@ def block_sparse_attention__packed(d):
 @case
 def block_sparse_attention__default_blocks(d):
     return qkv(d, T=100, S=150, HV=2) | {"block_indices": lists(d, 1, 1, 2, 2, 3)}, {"causal": True}
+
+
+# hgrn2 ---------------------------------------------------------------------------------------------------------------
+
+
+def hgrn2_inputs(d, B=2, T=70):
+    return {"q": d.normal(B, T, 4, 16), "f": d.normal(B, T, 4, 16), "v": d.normal(B, T, 4, 20)}
+
+
+@case
+def hgrn2__plain(d):
+    return hgrn2_inputs(d), {}
+
+
+@case
+def hgrn2__bounded(d):
+    return hgrn2_inputs(d) | {"lower_bound": d.probability(4, 16), "initial_state": d.normal(2, 4, 16, 20)}, {
+        "q_silu": False, "scale": 0.3,
+    }
+
+
+@case
+def hgrn2__gates_nearly_open_and_shut(d):
+    inputs = hgrn2_inputs(d)
+    return inputs | {"f": 8.0 * inputs["f"]}, {}
+
+
+@case
+def hgrn2__packed(d):
+    state = {"initial_state": d.normal(4, 4, 16, 20), "lower_bound": d.probability(4, 16)}
+    return hgrn2_inputs(d, B=1, T=37) | state | {"cu_seqlens": packed()}, {}
+
+
+# based ---------------------------------------------------------------------------------------------------------------
+
+
+@case
+def based__plain(d):
+    return qkv(d, T=70, K=8), {}
+
+
+@case
+def based__numerator(d):
+    return qkv(d, T=70, K=5, H=4, HK=4, HV=2), {"normalize": False, "scale": 0.8}
+
+
+@case
+def based__whole(d):
+    return qkv(d, T=70, K=5), {"causal": False, "eps": 1e-3}
+
+
+@case
+def based__from_a_state(d):
+    keys = d.normal(2, 4, 9, 5)
+    pairs = np.einsum("bhni,bhnj->bhnij", keys, keys).reshape(2, 4, 9, 25) / np.sqrt(2.0)
+    z = np.concatenate([np.ones((2, 4, 9, 1)), keys, pairs], axis=-1).sum(2)
+    return qkv(d, K=5) | {"initial_state": d.normal(2, 4, 31, 20), "initial_state_z": z}, {}
+
+
+@case
+def based__packed(d):
+    return qkv(d, B=1, K=5) | {"cu_seqlens": packed()}, {}
+
+
+@case
+def based__packed_wholes(d):
+    return qkv(d, B=1, K=5) | {"cu_seqlens": packed()}, {"causal": False}
+
+
+# ssd -----------------------------------------------------------------------------------------------------------------
+
+
+def ssd_inputs(d, B=2, T=70, G=2):
+    inputs = {"x": d.normal(B, T, 4, 20), "dt": np.abs(d.normal(B, T, 4)), "a": -d.probability(4)}
+    return inputs | {"b": d.normal(B, T, G, 16), "c": d.normal(B, T, G, 16)}
+
+
+@case
+def ssd__plain(d):
+    return ssd_inputs(d), {}
+
+
+@case
+def ssd__mamba(d):
+    inputs = ssd_inputs(d, G=1)
+    del inputs["a"]
+    more = {"a_log": d.normal(4), "dt_bias": d.normal(4), "d": d.normal(4), "z": d.normal(2, 70, 4, 20)}
+    return inputs | {"dt": d.normal(2, 70, 4)} | more, {"dt_softplus": True}
+
+
+@case
+def ssd__clamped(d):
+    return ssd_inputs(d, G=4) | {"d": d.normal(4, 20), "initial_state": d.normal(2, 4, 16, 20)}, {
+        "dt_min": 0.2, "dt_max": 0.9,
+    }
+
+
+@case
+def ssd__packed(d):
+    state = {"initial_state": d.normal(4, 4, 16, 20), "dt_bias": d.normal(4)}
+    return ssd_inputs(d, B=1, T=37) | state | {"cu_seqlens": packed()}, {}
+
+
+# mla -----------------------------------------------------------------------------------------------------------------
+
+
+def mla_inputs(d, B=2, T=37, rope=6, rank=24):
+    inputs = {"q": d.normal(B, T, 4, 10 + rope), "c": d.normal(B, T, rank)}
+    if rope:
+        inputs["k_rope"] = d.normal(B, T, rope)
+    return inputs | {"w_kv_b": d.normal(4, 10 + 12, rank) / np.sqrt(rank)}
+
+
+@case
+def mla__plain(d):
+    return mla_inputs(d), {}
+
+
+@case
+def mla__no_rope_channels(d):
+    return mla_inputs(d, rope=0) | {"initial_state_c": d.normal(2, 9, 24)}, {"window": 12}
+
+
+@case
+def mla__half_and_norm(d):
+    return mla_inputs(d) | {"kv_norm_weight": d.normal(24)}, {"rope": "half", "norm_eps": 1e-3, "scale": 0.3}
+
+
+@case
+def mla__interleaved_behind_a_long_cache(d):
+    past = {"initial_state_c": d.normal(2, 60, 24), "initial_state_r": d.normal(2, 60, 6)}
+    return mla_inputs(d, T=3) | past, {"rope": "interleaved", "rope_theta": 500.0}
+
+
+@case
+def mla__window_behind_a_cache(d):
+    past = {"initial_state_c": d.normal(2, 20, 24), "initial_state_r": d.normal(2, 20, 6)}
+    return mla_inputs(d) | past, {"rope": "half", "window": 8}
+
+
+@case
+def mla__small_latents(d):
+    return mla_inputs(d, rank=5), {}
+
+
+@case
+def mla__packed(d):
+    return mla_inputs(d, B=1) | {"cu_seqlens": packed()}, {"rope": "half"}

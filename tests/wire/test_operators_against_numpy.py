@@ -85,17 +85,21 @@ def test_composed_definition(triton, op, name):
 
 
 STATEFUL = [
+    ("based", {}),
     ("delta_rule", {}),
     ("flow_attention", {"causal": True}),
     ("gated_delta_rule", {}),
     ("gla", {}),
+    ("hgrn2", {}),
     ("kda", {}),
     ("lightning_attention", {}),
     ("linear_attention", {"feature_map": "elu1", "normalize": True}),
+    ("mla", {"rope": "half", "window": 30}),
     ("retention", {"rotary": "interleaved", "normalize": "row"}),
     ("short_conv", {}),
     ("softmax_attention", {"causal": True, "cache": "dense"}),
     ("softmax_attention", {"causal": True, "cache": "ring", "window_left": 6}),
+    ("ssd", {"dt_softplus": True}),
 ]
 
 
@@ -104,11 +108,22 @@ def sequence_inputs(d, op, tokens):
     if op == "short_conv":
         return {"x": d.normal(2, tokens, 12)}, {"weight": d.normal(12, 4)}
     heads = 3
+    if op == "ssd":
+        along = {"x": d.normal(2, tokens, heads, 20), "dt": d.normal(2, tokens, heads)}
+        along |= {"b": d.normal(2, tokens, 1, 16), "c": d.normal(2, tokens, 1, 16)}
+        return along, {"a_log": d.normal(heads)}
+    if op == "mla":
+        along = {"q": d.normal(2, tokens, heads, 16), "c": d.normal(2, tokens, 24), "k_rope": d.normal(2, tokens, 6)}
+        return along, {"w_kv_b": d.normal(heads, 22, 24) / 5.0, "kv_norm_weight": d.normal(24)}
     along = {
         "q": d.normal(2, tokens, heads, 16),
         "k": d.unit(2, tokens, heads, 16),
         "v": d.normal(2, tokens, heads, 20),
     }
+    if op == "based":
+        along |= {"q": d.normal(2, tokens, heads, 6), "k": d.normal(2, tokens, heads, 6)}
+    if op == "hgrn2":
+        along["f"] = along.pop("k")
     if op in ("gla", "kda"):
         along["g"] = d.decay(2, tokens, heads, 16)
     if op == "gated_delta_rule":
