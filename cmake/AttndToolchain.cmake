@@ -37,6 +37,7 @@ if(ATTND_SANITIZE)
   # A size beyond the sanitizer's own limit is refused like one beyond the machine's.
   set(ATTND_TEST_ENVIRONMENT
     "ASAN_OPTIONS=allocator_may_return_null=1"
+    "LSAN_OPTIONS=print_suppressions=0:suppressions=${CMAKE_SOURCE_DIR}/tests/sanitizers/leak.supp"
     "TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1:suppressions=${CMAKE_SOURCE_DIR}/tests/sanitizers/thread.supp"
     "UBSAN_OPTIONS=print_stacktrace=1")
 endif()

@@ -101,7 +101,7 @@ struct Tensor {
   template <typename T>
   std::vector<T> Values() const {
     std::vector<T> values(dtype == DTypeOf<T>::value ? bytes.size() / sizeof(T) : 0);
-    std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+    if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
     return values;
   }
 
