@@ -44,10 +44,10 @@ endif()
 # What every program links before every other library.
 set(ATTND_LINK_FIRST "")
 if(ATTND_SANITIZE STREQUAL "thread")
-  # The source says why.
-  add_library(attnd_tsan_abseil SHARED tests/sanitizers/absl_mutex.cc)
-  target_compile_features(attnd_tsan_abseil PRIVATE cxx_std_20)
-  set(ATTND_LINK_FIRST attnd_tsan_abseil)
+  # Their headers say why.
+  add_library(attnd_tsan_order SHARED tests/sanitizers/absl_mutex.cc tests/sanitizers/grpc_calls.cc)
+  target_include_directories(attnd_tsan_order PRIVATE ${CMAKE_SOURCE_DIR})
+  set(ATTND_LINK_FIRST attnd_tsan_order)
 endif()
 
 set(THREADS_PREFER_PTHREAD_FLAG ON)

@@ -3,6 +3,7 @@
 // of operators that a Markdown page holds between two comments.
 #include <google/protobuf/util/json_util.h>
 
+#include <exception>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -101,10 +102,7 @@ absl::Status WriteCatalogue(const std::string& output) {
   return absl::OkStatus();
 }
 
-}  // namespace
-}  // namespace attnd
-
-int main(int argc, char** argv) {
+int Main(int argc, char** argv) {
   CLI::App app("Writes the schemas of all operators as JSON, or their table into a page.");
   std::string output, page;
   bool check = false;
@@ -113,9 +111,20 @@ int main(int argc, char** argv) {
       app.add_option("--page", page, "Markdown page whose table of operators to write instead");
   app.add_flag("--check", check, "only say whether the page is current")->needs(table);
   CLI11_PARSE(app, argc, argv);
-  const absl::Status status =
-      page.empty() ? attnd::WriteCatalogue(output) : attnd::UpdatePage(page, check);
+  const absl::Status status = page.empty() ? WriteCatalogue(output) : UpdatePage(page, check);
   if (status.ok()) return 0;
   std::cerr << "attnd-schema: " << status.message() << "\n";
   return 1;
+}
+
+}  // namespace
+}  // namespace attnd
+
+int main(int argc, char** argv) {
+  try {
+    return attnd::Main(argc, argv);
+  } catch (const std::exception& e) {
+    std::cerr << "attnd-schema: " << e.what() << "\n";
+    return 1;
+  }
 }

@@ -144,6 +144,7 @@ Measurement Measure(const client::Client& client, const client::Call& call, int 
                              static_cast<double>(answered) / passed);
     });
     std::vector<std::jthread> workers;
+    workers.reserve(tallies.size());
     for (Tally& tally : tallies) {
       workers.emplace_back([&] { tally = Loop(client, call, end, answered); });
     }

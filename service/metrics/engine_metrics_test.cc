@@ -37,8 +37,8 @@ class EngineMetricsTest : public ::testing::Test {
     engine_->Start();
   }
 
-  static EngineCall Call(std::vector<float> values = {1, 2, 3}) {
-    return {.request = DoubleRequest(std::move(values))};
+  static EngineCall Call(const std::vector<float>& values = {1, 2, 3}) {
+    return {.request = DoubleRequest(values)};
   }
 
   // Occupies the only slot until the worker is released.

@@ -44,8 +44,8 @@ class RouterEngineTest : public ::testing::Test {
     return *engine_;
   }
 
-  static EngineCall Call(std::vector<float> values = {1, 2, 3}) {
-    return {.request = DoubleRequest(std::move(values))};
+  static EngineCall Call(const std::vector<float>& values = {1, 2, 3}) {
+    return {.request = DoubleRequest(values)};
   }
 
   // Occupies the only slot until the worker is released.
@@ -78,10 +78,10 @@ TEST_F(RouterEngineTest, AnswersACall) {
 
 TEST_F(RouterEngineTest, LightCallsRunWhereTheyArriveWhileASlotIsFree) {
   StartWithLightCalls({.light_work = 100});
-  const auto thread_of = [this](std::vector<float> values) {
+  const auto thread_of = [this](const std::vector<float>& values) {
     testing::Answer<EngineResult> answer;
     std::thread::id id;
-    engine_->Evaluate(Call(std::move(values)), [&](absl::StatusOr<EngineResult> result) {
+    engine_->Evaluate(Call(values), [&](absl::StatusOr<EngineResult> result) {
       id = std::this_thread::get_id();
       answer.Give(std::move(result));
     });

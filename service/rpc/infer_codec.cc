@@ -146,8 +146,9 @@ absl::Status DecodeInput(absl::string_view op,
     bytes = *typed;
   }
   absl::StatusOr<Tensor> tensor = ViewTensor(op, input.name(), *dtype, shape, bytes, message);
-  if (tensor.ok()) inputs.Set(input.name(), *std::move(tensor));
-  return tensor.status();
+  if (!tensor.ok()) return tensor.status();
+  inputs.Set(input.name(), *std::move(tensor));
+  return absl::OkStatus();
 }
 
 absl::Status DecodeInputs(absl::string_view op,
@@ -199,7 +200,7 @@ absl::StatusOr<const Operator*> FindModel(const Registry& registry, absl::string
   if (absl::Status s = CheckName("call", "model", name); !s.ok()) return s;
   absl::string_view id = name;
   absl::ConsumePrefix(&id, "op.");
-  const absl::StatusOr<const Operator*> op = registry.Find(id);
+  absl::StatusOr<const Operator*> op = registry.Find(id);
   if (op.ok() && !version.empty() && version != kModelVersion) {
     return absl::NotFoundError(absl::StrCat(name, ": version: given '", Quoted(version),
                                             "', expected '", kModelVersion, "' or none"));

@@ -483,6 +483,7 @@ TEST_F(InferenceServiceTest, ConcurrentStepsOfOneSequenceTakeTurns) {
   inference::ModelInferResponse response;
   ASSERT_TRUE(Infer(Step(5, true, false, 1), &response).ok());
   std::vector<std::thread> clients;
+  clients.reserve(4);
   for (int t = 0; t < 4; ++t) {
     clients.emplace_back([this] {
       for (int i = 0; i < 10; ++i) {

@@ -27,17 +27,18 @@ constexpr int64_t k31 = std::numeric_limits<int32_t>::max();
 
 using Edit = std::function<void(TestCall&)>;
 
-Edit Shape(const std::string& name, std::vector<int64_t> shape) {
+Edit Shape(const std::string& name, const std::vector<int64_t>& shape) {
   return [=](TestCall& c) { c.inputs[name].shape = shape; };
 }
 // A tensor of that shape, zeros.
-Edit Sized(const std::string& name, std::vector<int64_t> shape, DType dtype = DType::kFloat32) {
+Edit Sized(const std::string& name, const std::vector<int64_t>& shape,
+           DType dtype = DType::kFloat32) {
   return [=](TestCall& c) { c.inputs[name] = Zeros(dtype, shape); };
 }
 Edit Bytes(const std::string& name, int change) {
   return [=](TestCall& c) {
     std::string& data = c.inputs[name].data;
-    data.resize(static_cast<size_t>(static_cast<int>(data.size()) + change));
+    data.resize(static_cast<size_t>(static_cast<int64_t>(data.size()) + change));
   };
 }
 Edit Type(const std::string& name, DType dtype) {
@@ -46,7 +47,7 @@ Edit Type(const std::string& name, DType dtype) {
 Edit Drop(const std::string& name) {
   return [=](TestCall& c) { c.inputs.erase(name); };
 }
-Edit Offsets(std::vector<int32_t> offsets) {
+Edit Offsets(const std::vector<int32_t>& offsets) {
   return [=](TestCall& c) {
     c.inputs["cu_seqlens"] = Values<int32_t>({static_cast<int64_t>(offsets.size())}, offsets);
   };
@@ -56,13 +57,13 @@ Edit Index(int32_t value) {
     c.inputs["index"] = Values<int32_t>({1, 4, 2}, {0, 0, 0, value, 0, 0, 0, 0});
   };
 }
-Edit Attr(const std::string& name, AttrValue value) {
+Edit Attr(const std::string& name, const AttrValue& value) {
   return [=](TestCall& c) { c.attributes[name] = value; };
 }
 Edit Text(const std::string& name, const char* value) { return Attr(name, std::string(value)); }
 Edit Int(const std::string& name, int64_t value) { return Attr(name, value); }
-Edit Ints(const std::string& name, std::vector<int64_t> values) {
-  return Attr(name, std::move(values));
+Edit Ints(const std::string& name, const std::vector<int64_t>& values) {
+  return Attr(name, values);
 }
 Edit NoAttr(const std::string& name) {
   return [=](TestCall& c) { c.attributes.erase(name); };
@@ -73,10 +74,10 @@ Edit Op(const std::string& op) {
 Edit Kernel(const std::string& kernel) {
   return [=](TestCall& c) { c.kernel = kernel; };
 }
-Edit Outputs(std::vector<std::string> outputs) {
+Edit Outputs(const std::vector<std::string>& outputs) {
   return [=](TestCall& c) { c.outputs = outputs; };
 }
-Edit Both(Edit a, Edit b) {
+Edit Both(const Edit& a, const Edit& b) {
   return [=](TestCall& c) {
     a(c);
     b(c);
@@ -431,7 +432,7 @@ using Infer = inference::ModelInferRequest;
 inference::InferParameter& Param(Infer& r, const char* name) {
   return (*r.mutable_parameters())[name];
 }
-std::function<void(Infer&)> Json(const char* name, std::string text) {
+std::function<void(Infer&)> Json(const char* name, const std::string& text) {
   return [=](Infer& r) { Param(r, name).set_string_param(text); };
 }
 // Typed instead of raw contents: fp32 zeros for each input (k, q, v).
@@ -442,7 +443,7 @@ void Typed(Infer& r) {
   }
   r.clear_raw_input_contents();
 }
-std::function<void(Infer&)> TypedBut(std::function<void(Infer::InferInputTensor&)> edit) {
+std::function<void(Infer&)> TypedBut(const std::function<void(Infer::InferInputTensor&)>& edit) {
   return [=](Infer& r) {
     Typed(r);
     edit(*r.mutable_inputs(1));  // q
@@ -808,7 +809,7 @@ TEST_F(MalformedTest, EveryMistakeIsRefusedAndNamed) {
 }
 
 TEST_F(MalformedTest, MemoryStaysFlat) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(ATTND_SANITIZED)
   GTEST_SKIP() << "sanitizers keep freed memory";
 #endif
   // What leaks grows in every round; what other threads hold at one moment does not, so that one

@@ -19,7 +19,7 @@ void RegisterDouble(Registry& registry) {
                });
 }
 
-CallRequest DoubleRequest(std::vector<float> values) {
+CallRequest DoubleRequest(const std::vector<float>& values) {
   CallRequest request;
   request.op = kDouble;
   const auto count = static_cast<int64_t>(values.size());

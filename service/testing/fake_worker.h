@@ -16,7 +16,7 @@ namespace attnd::testing {
 inline constexpr char kDouble[] = "double";
 void RegisterDouble(Registry& registry);
 
-CallRequest DoubleRequest(std::vector<float> values);
+CallRequest DoubleRequest(const std::vector<float>& values);
 std::vector<float> ToFloats(const Tensor& tensor);
 
 // What a test and its worker share; it outlives the worker.

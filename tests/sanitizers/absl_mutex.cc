@@ -1,16 +1,24 @@
 // Tells ThreadSanitizer of the order that Abseil's locks make. Debian's Abseil is not instrumented,
 // so without this everything that an absl::Mutex guards, in gRPC too, would be reported as a race.
-// Linked first, these definitions are found before the library's, which they call.
-#include <dlfcn.h>
 #include <sanitizer/tsan_interface.h>
 
 #include "absl/synchronization/mutex.h"
+#include "tests/sanitizers/next.h"
 
 namespace {
 
 // Predicates of other threads' waits are evaluated by the thread that unlocks, inside of Unlock,
 // where the mutex is not known: they are ordered before every later lock.
 char evaluated;
+
+// The mutex that this thread waits with: it evaluates its own predicate once it has it again.
+thread_local void* awaited = nullptr;
+
+class Awaits {
+ public:
+  explicit Awaits(void* mutex) { awaited = mutex; }
+  ~Awaits() { awaited = nullptr; }
+};
 
 void Acquired(void* mutex) {
   __tsan_acquire(mutex);
@@ -19,14 +27,7 @@ void Acquired(void* mutex) {
 
 void Releases(void* mutex) { __tsan_release(mutex); }
 
-template <typename F>
-F Next(const char* symbol) {
-  return reinterpret_cast<F>(dlsym(RTLD_NEXT, symbol));
-}
-
 }  // namespace
-
-#define ATTND_NEXT(name, signature, symbol) static const auto name = Next<signature>(symbol)
 
 namespace absl {
 ABSL_NAMESPACE_BEGIN
@@ -65,6 +66,7 @@ void Mutex::ReaderUnlock() {
 void Mutex::LockWhen(const Condition& condition) {
   ATTND_NEXT(next, void (*)(Mutex*, const Condition&),
              "_ZN4absl7debian35Mutex8LockWhenERKNS0_9ConditionE");
+  const Awaits awaits(this);
   next(this, condition);
   Acquired(this);
 }
@@ -72,6 +74,7 @@ void Mutex::LockWhen(const Condition& condition) {
 bool Mutex::LockWhenWithDeadline(const Condition& condition, absl::Time deadline) {
   ATTND_NEXT(next, bool (*)(Mutex*, const Condition&, absl::Time),
              "_ZN4absl7debian35Mutex20LockWhenWithDeadlineERKNS0_9ConditionENS0_4TimeE");
+  const Awaits awaits(this);
   const bool met = next(this, condition, deadline);
   Acquired(this);
   return met;
@@ -80,6 +83,7 @@ bool Mutex::LockWhenWithDeadline(const Condition& condition, absl::Time deadline
 bool Mutex::LockWhenWithTimeout(const Condition& condition, absl::Duration timeout) {
   ATTND_NEXT(next, bool (*)(Mutex*, const Condition&, absl::Duration),
              "_ZN4absl7debian35Mutex19LockWhenWithTimeoutERKNS0_9ConditionENS0_8DurationE");
+  const Awaits awaits(this);
   const bool met = next(this, condition, timeout);
   Acquired(this);
   return met;
@@ -89,6 +93,7 @@ void Mutex::Await(const Condition& condition) {
   ATTND_NEXT(next, void (*)(Mutex*, const Condition&),
              "_ZN4absl7debian35Mutex5AwaitERKNS0_9ConditionE");
   Releases(this);
+  const Awaits awaits(this);
   next(this, condition);
   Acquired(this);
 }
@@ -97,6 +102,7 @@ bool Mutex::AwaitWithDeadline(const Condition& condition, absl::Time deadline) {
   ATTND_NEXT(next, bool (*)(Mutex*, const Condition&, absl::Time),
              "_ZN4absl7debian35Mutex17AwaitWithDeadlineERKNS0_9ConditionENS0_4TimeE");
   Releases(this);
+  const Awaits awaits(this);
   const bool met = next(this, condition, deadline);
   Acquired(this);
   return met;
@@ -106,6 +112,7 @@ bool Mutex::AwaitWithTimeout(const Condition& condition, absl::Duration timeout)
   ATTND_NEXT(next, bool (*)(Mutex*, const Condition&, absl::Duration),
              "_ZN4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE");
   Releases(this);
+  const Awaits awaits(this);
   const bool met = next(this, condition, timeout);
   Acquired(this);
   return met;
@@ -139,6 +146,7 @@ bool CondVar::WaitWithTimeout(Mutex* mutex, absl::Duration timeout) {
 bool Condition::Eval() const {
   ATTND_NEXT(next, bool (*)(const Condition*), "_ZNK4absl7debian39Condition4EvalEv");
   __tsan_acquire(&evaluated);
+  if (awaited != nullptr) __tsan_acquire(awaited);
   const bool met = next(this);
   __tsan_release(&evaluated);
   return met;
