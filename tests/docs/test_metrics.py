@@ -52,8 +52,9 @@ def call_everything(address):
         client.describe("gla")
         first = client.gla(q, k, v, -abs(g))
         client.gla(q, k, v, -abs(g), initial_state=first.final_state)
-        # No chunk form has a gate of values.
-        assert client.gla(q, k, v, -abs(g), g_v=-abs(g)).kernel == "composed"
+        # No chunk form is for heads as wide as this.
+        wide = random.standard_normal((1, 4, 1, 1100), dtype=np.float32)
+        assert client.gla(wide, wide, wide, -abs(wide)).kernel == "composed"
         long = np.zeros((1, 1 << 16, 2, 16), np.float32)
         client.linear_attention(long, long, long)
         call = attnd.Call("gla", {"q": q, "k": k, "v": v, "g": -abs(g)})
