@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/core/registry.h"
@@ -70,8 +71,9 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
       const double n0 = StateValue(initial_n, readout.sequence.state * HO + readout.head);
       for (int64_t r = 0; r < readout.count; ++r) {
         const double root = std::sqrt(DecaySum(g, n0, readout.begin + r + 1));
+        // NaN stays NaN, unlike in fmax.
         const double row =
-            readout.dots != nullptr ? std::fmax(std::abs(readout.dots[r] / root), 1.0) : 1.0;
+            readout.dots != nullptr ? std::max(std::abs(readout.dots[r] / root), 1.0) : 1.0;
         cpu::ScaleRow(readout.y + r * readout.value_size, static_cast<float>(1 / (root * row)),
                       readout.value_size);
       }
