@@ -45,7 +45,7 @@ endif()
 set(ATTND_LINK_FIRST "")
 if(ATTND_SANITIZE STREQUAL "thread")
   # Their headers say why.
-  add_library(attnd_tsan_order SHARED tests/sanitizers/absl_mutex.cc tests/sanitizers/grpc_calls.cc)
+  add_library(attnd_tsan_order SHARED tests/sanitizers/abseil.cc tests/sanitizers/grpc_calls.cc)
   target_include_directories(attnd_tsan_order PRIVATE ${CMAKE_SOURCE_DIR})
   set(ATTND_LINK_FIRST attnd_tsan_order)
 endif()

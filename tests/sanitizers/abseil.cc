@@ -2,6 +2,9 @@
 // so without this everything that an absl::Mutex guards, in gRPC too, would be reported as a race.
 #include <sanitizer/tsan_interface.h>
 
+#include <cstdint>
+
+#include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "tests/sanitizers/next.h"
 
@@ -150,6 +153,14 @@ bool Condition::Eval() const {
   const bool met = next(this);
   __tsan_release(&evaluated);
   return met;
+}
+
+// Copies of a status share it, and count themselves in the library.
+void Status::UnrefNonInlined(uintptr_t rep) {
+  ATTND_NEXT(next, void (*)(uintptr_t), "_ZN4absl7debian36Status15UnrefNonInlinedEm");
+  __tsan_release(reinterpret_cast<void*>(rep));
+  __tsan_acquire(reinterpret_cast<void*>(rep));
+  next(rep);
 }
 
 ABSL_NAMESPACE_END
