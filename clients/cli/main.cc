@@ -1,4 +1,5 @@
 // attndctl: lists, describes, evaluates, compares and measures the operators of a server.
+#include <exception>
 #include <iostream>
 
 #include "CLI/CLI.hpp"
@@ -66,4 +67,11 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace attnd::cli
 
-int main(int argc, char** argv) { return attnd::cli::Main(argc, argv); }
+int main(int argc, char** argv) {
+  try {
+    return attnd::cli::Main(argc, argv);
+  } catch (const std::exception& e) {
+    std::cerr << "attndctl: " << e.what() << "\n";
+    return 1;
+  }
+}

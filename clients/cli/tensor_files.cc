@@ -108,7 +108,7 @@ absl::Status WriteNpz(const std::string& path, const Tensors& tensors) {
     zip_set_file_compression(archive->get(), index, ZIP_CM_STORE, 0);  // As numpy.savez does.
   }
   if (zip_close(archive->get()) != 0) return InFile(path, ZipError(archive->get()));
-  archive->release();
+  static_cast<void>(archive->release());  // Closing has freed it.
   return absl::OkStatus();
 }
 

@@ -14,7 +14,7 @@ using ::testing::HasSubstr;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
-std::vector<double> RoundTrip(DType dtype, std::vector<float> values) {
+std::vector<double> RoundTrip(DType dtype, const std::vector<float>& values) {
   const auto size = static_cast<int64_t>(values.size());
   return Tensor::FromFloats(dtype, {size}, values)->ToDoubles();
 }

@@ -315,7 +315,7 @@ absl::Status Binder::BindPort(const Port& port, const Tensor& tensor) {
     if (port.shapes[i].size() != static_cast<size_t>(tensor.rank())) continue;
     const Named<int64_t> before = form_.dims;
     const Named<std::string> sources = bound_by_;
-    const absl::Status status = Unify(port, tensor, port.shapes[i], /*complete=*/false);
+    absl::Status status = Unify(port, tensor, port.shapes[i], /*complete=*/false);
     if (status.ok()) {
       if (i != 0) form_.alternatives.Set(port.name, static_cast<int>(i));
       return status;

@@ -68,7 +68,7 @@ std::vector<absl::string_view> SplitOutside(absl::string_view text, char separat
 std::string TakeDoc(absl::string_view& line) {
   const std::vector<absl::string_view> parts = SplitOutside(line, '#');
   if (parts.size() < 2) return "";
-  const std::string doc(
+  std::string doc(
       absl::StripAsciiWhitespace(line.substr(static_cast<size_t>(parts[1].data() - line.data()))));
   line = parts[0];
   return doc;

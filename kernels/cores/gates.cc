@@ -31,7 +31,7 @@ Array LogDecay(Composer& c) {
 }
 
 Array WriteStrength(Composer& c) {
-  const Array beta = c.In("beta");
+  Array beta = c.In("beta");
   if (!beta.defined() || !c.flag("beta_sigmoid")) return beta;
   const Array strength = Sigmoid(beta);
   return c.flag("allow_neg_eigval") ? strength * 2.0 : strength;

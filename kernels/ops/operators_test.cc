@@ -269,6 +269,7 @@ TEST_P(OperatorTest, ACallsBitsDoNotDependOnItsBatch) {
     }
     if (calls.size() < 2) continue;
     std::vector<const BoundCall*> pointers;
+    pointers.reserve(calls.size());
     for (const BoundCall& call : calls) pointers.push_back(&call);
     const absl::StatusOr<BoundCall> packed = Pack(pointers);
     ASSERT_TRUE(packed.ok()) << packed.status();

@@ -90,7 +90,7 @@ Array Array::Reshape(Dims shape) const {
   return whole.defined() ? Array(composer_, whole.tensor().Reshape(std::move(shape))) : Array();
 }
 
-Array Array::Expand(Dims shape) const {
+Array Array::Expand(const Dims& shape) const {
   return Usable(*this) ? Array(composer_, tensor_.Expand(shape)) : Array();
 }
 

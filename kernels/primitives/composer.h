@@ -44,7 +44,7 @@ class Array {
   Array Select(int axis, int64_t index) const;
   Array Unsqueeze(int axis) const;  // Negative: counted from the end of the result.
   Array Reshape(Dims shape) const;  // Copies first if the view is not contiguous.
-  Array Expand(Dims shape) const;
+  Array Expand(const Dims& shape) const;
   // Repeats consecutive: axis of size h becomes size `heads` (a multiple of h), index i reading
   // i/(heads/h): the grouped-head rule.
   Array RepeatTo(int axis, int64_t size) const;

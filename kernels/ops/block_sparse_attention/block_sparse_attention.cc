@@ -71,8 +71,7 @@ Array BlockOf(Composer& c, int64_t n, int64_t size) {
 // bool [rows,H,T,S] from lists [rows,HB,MB,NB].
 Array AllowedPairs(Composer& c, const Array& lists, int64_t heads, int64_t queries, int64_t keys) {
   const Array rows = Gather(lists, BlockOf(c, queries, c.integer("block_size_q")), 2);
-  const Array listed =
-      Gather(rows, BlockOf(c, keys, c.integer("block_size_k")), 3).RepeatTo(1, heads);
+  Array listed = Gather(rows, BlockOf(c, keys, c.integer("block_size_k")), 3).RepeatTo(1, heads);
   if (!c.flag("causal")) return listed;
   const Array key = c.Iota(keys).Unsqueeze(0);
   const Array distance = c.Iota(queries, static_cast<double>(keys - queries)).Unsqueeze(1) - key;

@@ -88,7 +88,7 @@ void ComposeCausal(Composer& c) {
   const double e = c.real("eps");
   const int64_t tokens = c.dim("T"), sequences = a.dim(0), heads = a.dim(1);
   // A state as what comes before the first token, [M,H,1,..].
-  const auto before = [&](absl::string_view name, Dims shape) {
+  const auto before = [&](absl::string_view name, const Dims& shape) {
     return c.has(name) ? c.In(name).Reshape(shape) : c.Zeros(shape);
   };
   const Dims vector = {sequences, heads, 1, c.dim("K")};

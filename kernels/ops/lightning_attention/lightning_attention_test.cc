@@ -44,6 +44,7 @@ TEST_P(LightningAttentionTest, SlopesAreAlibis) {
     const auto heads = static_cast<int64_t>(exponents.size());
     const Array q = Queries(heads), k = Queries(heads), v = Values(heads);
     std::vector<double> g;
+    g.reserve(exponents.size());
     for (const double exponent : exponents) g.push_back(-(1 + 1e-5) * std::exp2(-exponent));
     ExpectClose(Out(Lightning(q, k, v)), Quadratic(q, k, v, g));
   }
@@ -59,8 +60,8 @@ TEST_P(LightningAttentionTest, SlopesFadeWithDepth) {
 
 TEST_P(LightningAttentionTest, LinearSlopesGrowWithTheHead) {
   const Array q = Queries(4), k = Queries(4), v = Values(4);
-  std::vector<double> g;
-  for (int h = 0; h < 4; ++h) g.push_back(-8.0 / 4 * (1 - 1.0 / 3) * h);
+  std::vector<double> g(4);
+  for (size_t h = 0; h < g.size(); ++h) g[h] = -8.0 / 4 * (1 - 1.0 / 3) * static_cast<double>(h);
   ExpectClose(
       Out(Lightning(q, k, v).Set("decay", "linear").Set("layer_idx", 1).Set("num_layers", 3)),
       Quadratic(q, k, v, g));

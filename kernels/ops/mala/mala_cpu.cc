@@ -18,9 +18,9 @@ auto AxialTurn(int64_t key_size, int64_t width, double base) {
         float* cos = scratch.Take<float>(2 * quarter);
         float* sin = scratch.Take<float>(2 * quarter);
         for (int64_t i = 0; i < count; ++i) {
-          cpu::RopeRow(frequencies, static_cast<double>((begin + i) / width), cos, sin);
-          cpu::RopeRow(frequencies, static_cast<double>((begin + i) % width), cos + quarter,
-                       sin + quarter);
+          const int64_t y = (begin + i) / width, x = (begin + i) % width;
+          cpu::RopeRow(frequencies, static_cast<double>(y), cos, sin);
+          cpu::RopeRow(frequencies, static_cast<double>(x), cos + quarter, sin + quarter);
           cpu::RotateRow(RopePairs::kInterleaved, cos, sin, key_size, features + i * key_size);
         }
       };

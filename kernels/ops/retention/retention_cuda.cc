@@ -25,9 +25,9 @@ Places PlacesOf(Composer& c, const BoundCall& call) {
     }
     lengths[static_cast<size_t>(sequence.state)] = static_cast<double>(sequence.length);
   }
-  const auto doubles = [&c](Dims shape, const std::vector<double>& values) {
+  const auto doubles = [&c](const Dims& shape, const std::vector<double>& values) {
     // FromHost would round to the compute type.
-    const Array out = c.Empty(DType::kFloat64, shape);
+    Array out = c.Empty(DType::kFloat64, shape);
     if (out.defined()) {
       if (absl::Status s = c.backend().Upload(HostTensor<double>(shape, values), out.tensor());
           !s.ok())

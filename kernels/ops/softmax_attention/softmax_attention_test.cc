@@ -78,7 +78,7 @@ TEST_P(SoftmaxAttentionTest, ARingEqualsItsWindowOverTheWholeSequence) {
         Softmax().Set("causal", true).Set("window_left", window).Set("cache", "ring");
     ExpectClose(Out(ring), whole);
     // In pieces, single tokens among them.
-    CallRequest request = ring.request();
+    const CallRequest& request = ring.request();
     int64_t at = 0;
     Evaluation last;
     for (const int64_t length : {30, 1, 1, 40, 3}) {

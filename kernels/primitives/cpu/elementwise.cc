@@ -32,6 +32,12 @@ To Convert(From x) {
 }
 
 template <typename T>
+bool IsNan(T x) {
+  if constexpr (std::is_floating_point_v<T>) return std::isnan(x);
+  return false;
+}
+
+template <typename T>
 T Sigmoid(T x) {
   // e^-|x| never overflows.
   const T e = std::exp(-std::abs(x));
@@ -125,9 +131,9 @@ void BinaryArithmetic(BinaryOp op, const Tensor& a, const Tensor& b, const Tenso
           return x / y;
       });
     case BinaryOp::kMax:
-      return Zip<T, T>(a, b, out, [](T x, T y) { return x > y || x != x ? x : y; });
+      return Zip<T, T>(a, b, out, [](T x, T y) { return x > y || IsNan(x) ? x : y; });
     case BinaryOp::kMin:
-      return Zip<T, T>(a, b, out, [](T x, T y) { return x < y || x != x ? x : y; });
+      return Zip<T, T>(a, b, out, [](T x, T y) { return x < y || IsNan(x) ? x : y; });
     case BinaryOp::kPow:
       return Zip<T, T>(a, b, out, [](T x, T y) { return static_cast<T>(std::pow(x, y)); });
     case BinaryOp::kMod:
