@@ -1,5 +1,6 @@
 #include "bench/calls.h"
 
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
@@ -13,11 +14,23 @@ namespace attnd::bench {
 namespace {
 
 // A unary call in flight: everything that must live until its callback.
-template <typename Request, typename Response>
 struct Flight {
   grpc::ClientContext context;
-  Response response;
+  grpc::ByteBuffer response;
 };
+
+// Calls of any method with the same bytes. Answers are not parsed: the load costs the machine as
+// much for every service, so that a comparison of two is one of their servers.
+StartCall Calls(const std::string& target, const std::string& method, const std::string& bytes) {
+  auto stub = std::make_shared<grpc::GenericStub>(Connect(target));
+  const grpc::Slice slice(bytes);
+  auto request = std::make_shared<const grpc::ByteBuffer>(&slice, 1);
+  return [stub, request, method](std::function<void(bool)> done) {
+    auto flight = std::make_shared<Flight>();
+    stub->UnaryCall(&flight->context, method, {}, request.get(), &flight->response,
+                    [flight, done](const grpc::Status& status) { done(status.ok()); });
+  };
+}
 
 // One message up, the same down, and again.
 class EchoStream final : public grpc::ClientBidiReactor<Blob, Blob> {
@@ -101,24 +114,13 @@ v1::EvaluateRequest SmallRequest() {
 }
 
 StartCall EvaluateCalls(const std::string& target, const v1::EvaluateRequest& request) {
-  std::shared_ptr<v1::Operators::Stub> stub = v1::Operators::NewStub(Connect(target));
-  auto shared = std::make_shared<const v1::EvaluateRequest>(request);
-  return [stub, shared](std::function<void(bool)> done) {
-    auto flight = std::make_shared<Flight<v1::EvaluateRequest, v1::EvaluateResponse>>();
-    stub->async()->Evaluate(&flight->context, shared.get(), &flight->response,
-                            [flight, done](const grpc::Status& status) { done(status.ok()); });
-  };
+  return Calls(target, "/attnd.v1.Operators/Evaluate", request.SerializeAsString());
 }
 
 StartCall EchoCalls(const std::string& target, const std::string& bytes) {
-  std::shared_ptr<Echo::Stub> stub = Echo::NewStub(Connect(target));
-  auto blob = std::make_shared<Blob>();
-  blob->set_data(bytes);
-  return [stub, blob](std::function<void(bool)> done) {
-    auto flight = std::make_shared<Flight<Blob, Blob>>();
-    stub->async()->Unary(&flight->context, blob.get(), &flight->response,
-                         [flight, done](const grpc::Status& status) { done(status.ok()); });
-  };
+  Blob blob;
+  blob.set_data(bytes);
+  return Calls(target, "/attnd.bench.Echo/Unary", blob.SerializeAsString());
 }
 
 StartCall EchoStreamCalls(const std::string& target, const std::string& bytes) {
