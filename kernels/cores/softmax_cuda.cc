@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/cores/softmax_composed.h"
 #include "kernels/cores/softmax_launch.h"
 #include "kernels/cuda/launch.h"
 
@@ -99,9 +100,9 @@ absl::Status Softmax(Backend& backend, const SoftmaxCall& call) {
   a.value_heads = static_cast<int>(call.v.dim(2));
   a.key_size = static_cast<int>(call.q.dim(3));
   a.value_size = static_cast<int>(call.v.dim(3));
-  const bool capped = call.softcap > 0;
-  a.score_scale = static_cast<float>(capped ? call.scale / call.softcap : call.scale * kLog2E);
-  a.softcap_scale = static_cast<float>(capped ? call.softcap * kLog2E : 0);
+  const double softcap = UsableSoftcap(call.softcap);
+  a.score_scale = static_cast<float>(softcap > 0 ? call.scale / softcap : call.scale * kLog2E);
+  a.softcap_scale = static_cast<float>(softcap * kLog2E);
   a.keys_aligned = Aligned(call.q) && Aligned(call.k);
   a.values_aligned = Aligned(call.v);
   a.mask = call.mask;

@@ -91,8 +91,8 @@ std::vector<Subject> GpuSubjects() {
     subjects.push_back({op, Dims4(16, 128), std::move(attributes), {kTokens}, {kTokens}});
     return subjects.back();
   };
-  for (const char* op :
-       {"gla", "gated_delta_rule", "kda", "delta_rule", "retention", "lightning_attention"}) {
+  for (const char* op : {"gla", "gated_delta_rule", "kda", "delta_rule", "retention",
+                         "lightning_attention", "hgrn2"}) {
     add(op, {});
   }
   for (bool causal : {false, true}) {
@@ -111,6 +111,13 @@ std::vector<Subject> GpuSubjects() {
   Subject& conv = add("short_conv", {});
   conv.dims.Set("D", 2048);
   conv.dims.Set("W", 4);
+  const auto add_sized = [&](const char* op,
+                             std::initializer_list<std::pair<const char*, int64_t>> sizes) {
+    subjects.push_back({op, Sizes(sizes), {}, {kTokens}, {kTokens}});
+  };
+  add_sized("based", {{"H", 16}, {"HK", 16}, {"HV", 16}, {"K", 16}, {"V", 128}});
+  add_sized("ssd", {{"H", 32}, {"G", 1}, {"N", 128}, {"P", 64}});
+  add_sized("mla", {{"H", 16}, {"D", 192}, {"E", 256}, {"R", 512}, {"Dr", 64}, {"S0", 0}});
   return subjects;
 }
 

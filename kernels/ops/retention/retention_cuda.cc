@@ -44,7 +44,9 @@ Array Doubles(Composer& c, const Array& x) { return c.Cast(x, DType::kFloat64); 
 // n after `steps` [..,1] steps of n <- lam n + 1 from `initial` [..,HO] (undefined: 0); g float64
 // [HO].
 Array DecaySum(Composer& c, const Array& g, const Array& steps, const Array& initial) {
-  const Array decay = Exp(g * steps);
+  // No step decays nothing, also where g = -inf.
+  const Array none = Equal(steps, Doubles(c, c.Scalar(0)));
+  const Array decay = Where(none, Doubles(c, c.Scalar(1)), Exp(g * steps));
   // Without decay the sum is the number of steps.
   const Array still = Equal(g, Doubles(c, c.Scalar(0)));
   const Array sum = Where(still, steps + 0.0 * g, (1.0 - decay) / (1.0 - Exp(g)));
