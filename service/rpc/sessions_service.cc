@@ -19,8 +19,9 @@ using grpc::CallbackServerContext;
 template <typename Response>
 auto AnswerTo(std::shared_ptr<UnaryCall> call, Response* response) {
   return [call = std::move(call), response](absl::StatusOr<Response> answer) {
+    const grpc::Status status = ToGrpcStatus(answer.status());
     if (answer.ok()) *response = *std::move(answer);
-    call->Finish(ToGrpcStatus(answer.status()));
+    call->Finish(status);
   };
 }
 
@@ -147,7 +148,8 @@ class SessionsService final : public v1::Sessions::CallbackService {
   grpc::ServerUnaryReactor* Delete(CallbackServerContext*, const v1::DeleteSessionRequest* request,
                                    v1::DeleteSessionResponse*) override {
     const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
-    manager_.Delete(*request, [call](absl::Status status) { call->Finish(ToGrpcStatus(status)); });
+    manager_.Delete(*request,
+                    [call](const absl::Status& status) { call->Finish(ToGrpcStatus(status)); });
     return call.get();
   }
   grpc::ServerWriteReactor<v1::DecodeEvent>* Decode(CallbackServerContext*,

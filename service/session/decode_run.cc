@@ -138,7 +138,7 @@ void SessionManager::Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSin
     }
     Settle(session, mutation.expected,
            [this, session, sink, refuse, mutation,
-            request = std::move(request)](absl::Status status) mutable {
+            request = std::move(request)](const absl::Status& status) mutable {
              if (!status.ok()) return refuse(status);
              if (session->log().position() == 0) {
                return refuse(absl::FailedPreconditionError(absl::StrCat(
@@ -151,7 +151,7 @@ void SessionManager::Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSin
              *begun.mutable_sampling() = request.sampling();
              *begun.mutable_stop() = request.stop();
              Record(session, mutation, std::move(record),
-                    [this, session, sink, refuse](absl::Status recorded) {
+                    [this, session, sink, refuse](const absl::Status& recorded) {
                       if (!recorded.ok()) return refuse(recorded);
                       RunDecode(std::make_shared<DecodeRun>(session, session->log().last_decode(),
                                                             0, sink));
@@ -186,7 +186,7 @@ void SessionManager::RunDecode(const std::shared_ptr<DecodeRun>& run) {
   }
   const SessionPtr& session = run->session();
   // All but the last token first, so that the step that follows is one token like any other's.
-  CatchUp(session, session->log().position() - 1, [this, run](absl::Status status) {
+  CatchUp(session, session->log().position() - 1, [this, run](const absl::Status& status) {
     if (!status.ok()) return EndDecode(run, status);
     ModelRunner::Task task;
     task.state = &*run->session()->state;

@@ -19,7 +19,6 @@
 namespace rocksdb {
 class ColumnFamilyHandle;
 class DB;
-class Status;
 class WriteBatch;
 }  // namespace rocksdb
 

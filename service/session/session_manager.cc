@@ -59,7 +59,7 @@ void SessionManager::Enter(const std::string& id, Found found) {
   }
   // Shared, since whoever is refused a turn must still be answered.
   auto shared = std::make_shared<Found>(std::move(found));
-  absl::Status entered = session->Enter(limits_.max_waiting, [this, session, shared] {
+  absl::Status entered = session->Enter(limits_.max_waiting, [session, shared] {
     if (!session->deleted()) return (*shared)(session);
     session->Leave();
     (*shared)(absl::NotFoundError(absl::StrCat("session ", session->id(), ": no such session")));
@@ -170,7 +170,7 @@ void SessionManager::RecordLater(const SessionPtr& session, const v1::SessionRec
   const uint64_t position = session->log().position();
   writer_.Write(
       {session->id(), session->epoch, {session->records_written++, record.SerializeAsString()}},
-      Durability::kAsync, [this, session, position](absl::Status status) {
+      Durability::kAsync, [this, session, position](const absl::Status& status) {
         if (status.ok()) return session->set_durable(position);
         // The store holds less than this memory: what comes next must begin from there.
         Forget(session);
@@ -222,10 +222,11 @@ void SessionManager::AfterPiece(LiveSession& session) {
 
 void SessionManager::NeedState(const SessionPtr& session, uint64_t most, Then then) {
   if (session->state.has_value()) return then(absl::OkStatus());
-  const auto fresh = [this, session](Then go_on) {
+  const auto fresh = [session](Then go_on) {
     absl::StatusOr<models::SequenceState> state = session->model->model->NewState();
-    if (state.ok()) session->state = *std::move(state);
-    go_on(state.status());
+    if (!state.ok()) return go_on(state.status());
+    session->state = *std::move(state);
+    go_on(absl::OkStatus());
   };
   if (session->durability == Durability::kNone) return fresh(std::move(then));
   writer_.Run([this, session, most, fresh, then = std::move(then)]() mutable {
@@ -248,7 +249,7 @@ void SessionManager::NeedState(const SessionPtr& session, uint64_t most, Then th
 
 void SessionManager::CatchUp(const SessionPtr& session, uint64_t end, Then then) {
   NeedState(session, end,
-            [this, session, end, then = std::move(then)](absl::Status status) mutable {
+            [this, session, end, then = std::move(then)](const absl::Status& status) mutable {
               if (!status.ok()) return then(status);
               std::vector<int32_t> first = Piece(*session, end);
               if (first.empty()) return then(absl::OkStatus());
@@ -256,7 +257,8 @@ void SessionManager::CatchUp(const SessionPtr& session, uint64_t end, Then then)
               ModelRunner::Task task;
               task.state = &*session->state;
               task.tokens = std::move(first);
-              task.next = [this, session, end, shared](absl::Status read, absl::Span<const float>) {
+              task.next = [this, session, end, shared](const absl::Status& read,
+                                                       absl::Span<const float>) {
                 std::vector<int32_t> more;
                 if (read.ok()) {
                   AfterPiece(*session);
@@ -290,12 +292,12 @@ void SessionManager::Create(v1::CreateSessionRequest request, SessionDone done) 
     created.set_idle_seconds(request.idle_seconds() > 0 ? request.idle_seconds()
                                                         : limits_.idle_seconds);
     *created.mutable_labels() = request.labels();
-    CreateWith(id, std::move(record), nullptr, std::move(done));
+    CreateWith(id, record, std::move(done));
   });
 }
 
 // On the writer's thread.
-void SessionManager::CreateWith(const std::string& id, v1::SessionRecord record, SessionPtr parent,
+void SessionManager::CreateWith(const std::string& id, const v1::SessionRecord& record,
                                 SessionDone done) {
   // Repeated, it answers with the session that it made.
   if (absl::StatusOr<SessionPtr> there = Recover(id); there.ok()) {
@@ -327,7 +329,7 @@ void SessionManager::CreateWith(const std::string& id, v1::SessionRecord record,
   done(session->Describe());
 }
 
-void SessionManager::Get(v1::GetSessionRequest request, SessionDone done) {
+void SessionManager::Get(const v1::GetSessionRequest& request, SessionDone done) {
   Enter(request.session(), [done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
     if (!found.ok()) return done(found.status());
     v1::Session out = (*found)->Describe();
@@ -372,20 +374,20 @@ void SessionManager::Append(v1::AppendRequest request, AppendDone done) {
     const std::optional<uint64_t> expected = mutation.expected;
     Settle(session, expected,
            [this, session, mutation = std::move(mutation), tokens = *std::move(tokens),
-            answer = std::move(answer)](absl::Status status) mutable {
+            answer = std::move(answer)](const absl::Status& status) mutable {
              if (!status.ok()) return answer(status);
              v1::SessionRecord record;
              record.mutable_appended()->set_position(session->log().position());
              record.mutable_appended()->mutable_tokens()->Assign(tokens.begin(), tokens.end());
              Record(session, mutation, std::move(record),
                     [this, session, tokens = std::move(tokens),
-                     answer = std::move(answer)](absl::Status recorded) mutable {
+                     answer = std::move(answer)](const absl::Status& recorded) mutable {
                       if (!recorded.ok()) return answer(recorded);
                       const uint64_t position = session->log().position();
                       CatchUp(
                           session, position == 0 ? 0 : position - 1,
                           [session, tokens = std::move(tokens), position,
-                           answer = std::move(answer)](absl::Status read) mutable {
+                           answer = std::move(answer)](const absl::Status& read) mutable {
                             if (!read.ok()) return answer(read);
                             v1::AppendResponse response;
                             response.set_position(position);
@@ -404,7 +406,7 @@ void SessionManager::Rewind(v1::RewindRequest request, SessionDone done) {
              done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
     if (!found.ok()) return done(found.status());
     const SessionPtr session = *std::move(found);
-    auto answer = [session, done = std::move(done)](absl::Status status) mutable {
+    auto answer = [session, done = std::move(done)](const absl::Status& status) mutable {
       v1::Session out = session->Describe();
       session->Leave();
       if (!status.ok()) return done(status);
@@ -463,7 +465,7 @@ void SessionManager::Fork(v1::ForkRequest request, SessionDone done) {
     const std::string fork = request.new_session().empty() ? NewSessionId() : request.new_session();
     writer_.Run([this, session, fork, position, record = std::move(record),
                  done = std::move(done)]() mutable {
-      CreateWith(fork, std::move(record), session,
+      CreateWith(fork, record,
                  [this, session, fork, position,
                   done = std::move(done)](absl::StatusOr<v1::Session> made) mutable {
                    if (made.ok()) ShareStates(*session, fork, position);
@@ -486,7 +488,6 @@ void SessionManager::ShareStates(const LiveSession& parent, const std::string& f
   }
   const uint64_t most = position == 0 ? 0 : position - 1;
   // In a turn of the child's, unless somebody was faster: then it reads its tokens itself.
-  if (!child->idle() || child->state.has_value()) return;
   (void)child->Enter(0, [&] {
     if (!child->state.has_value()) {
       for (const auto& [at, anchor] : parent.anchors) {
@@ -504,9 +505,9 @@ void SessionManager::ShareStates(const LiveSession& parent, const std::string& f
   });
 }
 
-void SessionManager::Delete(v1::DeleteSessionRequest request,
+void SessionManager::Delete(const v1::DeleteSessionRequest& request,
                             absl::AnyInvocable<void(absl::Status)> done) {
-  const std::string id = request.session();
+  const std::string& id = request.session();
   Enter(id, [this, done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
     if (absl::IsNotFound(found.status())) return done(absl::OkStatus());
     if (!found.ok()) return done(found.status());
@@ -590,7 +591,7 @@ void SessionManager::Housekeep() {
       if (session->idle() && absl::Now() - session->used() > absl::Seconds(idle)) {
         v1::DeleteSessionRequest request;
         request.set_session(session->id());
-        Delete(std::move(request), [](absl::Status) {});
+        Delete(request, [](const absl::Status&) {});
         absl::MutexLock lock(&mu_);
         ++usage_.expired;
       } else if (bytes > limits_.max_state_bytes && session->idle() && session->state_bytes() > 0 &&

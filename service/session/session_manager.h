@@ -76,12 +76,12 @@ class SessionManager {
   // Every call answers once, on this thread or another, and never blocks on the store or a model.
   // Errors as in sessions.proto.
   void Create(v1::CreateSessionRequest request, SessionDone done);
-  void Get(v1::GetSessionRequest request, SessionDone done);
+  void Get(const v1::GetSessionRequest& request, SessionDone done);
   void Append(v1::AppendRequest request, AppendDone done);
   void Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSink> sink);
   void Fork(v1::ForkRequest request, SessionDone done);
   void Rewind(v1::RewindRequest request, SessionDone done);
-  void Delete(v1::DeleteSessionRequest request, absl::AnyInvocable<void(absl::Status)> done);
+  void Delete(const v1::DeleteSessionRequest& request, absl::AnyInvocable<void(absl::Status)> done);
   void List(v1::ListSessionsRequest request,
             absl::AnyInvocable<void(absl::StatusOr<v1::ListSessionsResponse>)> done);
 
@@ -143,8 +143,7 @@ class SessionManager {
   // The next tokens for the state, up to `end` or the next anchor.
   std::vector<int32_t> Piece(const LiveSession& session, uint64_t end) const;
   void AfterPiece(LiveSession& session);
-  void CreateWith(const std::string& id, v1::SessionRecord record, SessionPtr parent,
-                  SessionDone done);
+  void CreateWith(const std::string& id, const v1::SessionRecord& record, SessionDone done);
   void ShareStates(const LiveSession& parent, const std::string& fork, uint64_t position)
       ABSL_LOCKS_EXCLUDED(mu_);
   void Evict(const SessionPtr& session);

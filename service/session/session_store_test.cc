@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 
 std::vector<std::string> Bytes(const std::vector<SessionStore::Record>& records) {
   std::vector<std::string> bytes;
+  bytes.reserve(records.size());
   for (const auto& record : records) bytes.push_back(record.bytes);
   return bytes;
 }
