@@ -124,7 +124,7 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& folder) {
     }
   }
   for (const std::string& file : files) {
-    if (absl::Status s = checkpoint.AddFile(folder + "/" + file); !s.ok()) return s;
+    if (absl::Status s = checkpoint.AddFile(absl::StrCat(folder, "/", file)); !s.ok()) return s;
   }
   checkpoint.hash_ = Hash(checkpoint.tensors_);
   return checkpoint;

@@ -60,7 +60,7 @@ class LanguageModel {
     std::unique_ptr<const GatedMlp> mlp;
   };
 
-  LanguageModel() = default;
+  LanguageModel() = default;  // NOLINT(bugprone-exception-escape): as ModelConfig.
   absl::Status Read(Checkpoint& checkpoint);
   void Embed(const Step& step, absl::Span<const Feed> feeds, float* x) const;
   void Head(const Step& step, absl::Span<const Feed> feeds, const float* x) const;

@@ -26,7 +26,8 @@ struct AttentionSpec {
 // Keys as flash-linear-attention's models write them (fla-org/flash-linear-attention, fla/models,
 // commit bc3b101d). Keys that choose between implementations of one function are ignored; those
 // that change the function and are not built here are refused.
-struct ModelConfig {
+// json keeps its promises not to throw.
+struct ModelConfig {  // NOLINT(bugprone-exception-escape)
   std::string model_type;
   int64_t hidden_size = 0;
   int64_t layers = 0;

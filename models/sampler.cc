@@ -61,6 +61,7 @@ int32_t Draw(std::vector<Candidate> candidates, const SamplingParams& params, do
                     candidates.end(), Before);
   candidates.resize(kept);
   std::vector<double> weights;
+  weights.reserve(kept);
   for (const Candidate& c : candidates) {
     weights.push_back(std::exp((double{c.logit} - candidates[0].logit) / params.temperature));
   }

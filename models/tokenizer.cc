@@ -62,7 +62,7 @@ std::string TextStream::Add(absl::string_view bytes) {
 }
 
 std::string TextStream::Finish() {
-  const std::string text = pending_.empty() ? "" : kReplacement;
+  std::string text = pending_.empty() ? "" : kReplacement;
   pending_.clear();
   return text;
 }

@@ -20,7 +20,7 @@ Tensor WeightReader::Take(absl::string_view name, const Dims& shape) {
   return Tensor();
 }
 
-Floats WeightReader::Vector(absl::string_view name, Dims shape) {
+Floats WeightReader::Vector(absl::string_view name, const Dims& shape) {
   const Tensor tensor = Take(name, shape);
   Floats values;
   if (!tensor.defined()) return values;

@@ -26,7 +26,7 @@ class WeightReader {
 
   bool has(absl::string_view name) const;
   // Any shape whose elements number `size`, as float32; zeros after an error.
-  Floats Vector(absl::string_view name, Dims shape);
+  Floats Vector(absl::string_view name, const Dims& shape);
   // Matrices that read the same rows, stacked into one product: names and numbers of outputs.
   cpu::PackedMatrix Stack(const std::vector<std::pair<std::string, int64_t>>& parts,
                           int64_t inputs);
