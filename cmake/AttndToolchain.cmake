@@ -60,6 +60,11 @@ find_package(PkgConfig REQUIRED)
 find_library(LIBXSMM xsmm REQUIRED)
 find_library(LIBXSMM_NOBLAS xsmmnoblas REQUIRED)
 pkg_check_modules(LIBHWY REQUIRED IMPORTED_TARGET libhwy)
+# A call's parts are taken on one thread and freed on another, which the C library's allocator is slow at. Sanitizers bring their own.
+if(NOT ATTND_SANITIZE)
+  pkg_check_modules(TCMALLOC REQUIRED IMPORTED_TARGET libtcmalloc_minimal)
+  set(ATTND_ALLOCATOR PkgConfig::TCMALLOC)
+endif()
 
 if(ATTND_SERVICE)
   find_package(Protobuf REQUIRED)
