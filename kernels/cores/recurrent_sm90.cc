@@ -55,8 +55,9 @@ absl::Status UploadPlan(Backend& backend, const Sm90Plan& plan, Workspace& works
     using Entry = typename std::decay_t<decltype(entries)>::value_type;
     absl::StatusOr<Tensor> table =
         UploadTable<Entry>(backend, DType::kInt32, absl::MakeConstSpan(entries));
-    if (table.ok()) to = *std::move(table);
-    return table.status();
+    if (!table.ok()) return table.status();
+    to = *std::move(table);
+    return absl::OkStatus();
   };
   if (absl::Status s = upload(plan.spans, workspace.spans); !s.ok()) return s;
   if (absl::Status s = upload(plan.summed, workspace.summed); !s.ok()) return s;
@@ -70,8 +71,9 @@ absl::Status UploadPlan(Backend& backend, const Sm90Plan& plan, Workspace& works
   const int64_t blocks = int64_t{plan.slots} * p.heads, elements = blocks * p.K * p.V;
   const auto floats = [&backend](int64_t count, Tensor& tensor) -> absl::Status {
     absl::StatusOr<Tensor> memory = backend.Allocate(DType::kFloat32, {count});
-    if (memory.ok()) tensor = *std::move(memory);
-    return memory.status();
+    if (!memory.ok()) return memory.status();
+    tensor = *std::move(memory);
+    return absl::OkStatus();
   };
   if (absl::Status s = floats(elements, workspace.sums); !s.ok()) return s;
   if (absl::Status s = floats(blocks, workspace.decays); !s.ok()) return s;
