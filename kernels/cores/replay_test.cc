@@ -96,7 +96,7 @@ TEST(PackedMatrixTest, OneRowHasTheBitsItHasAmongMany) {
     packed.Multiply(x.data(), kRows, all.data());
     for (int64_t r = 0; r < kRows; ++r) {
       packed.Multiply(x.data() + r * kIn, 1, one.data());
-      ASSERT_EQ(0, std::memcmp(one.data(), all.data() + r * kOut, sizeof(float) * kOut));
+      ASSERT_TRUE(SameBits(one, {all.begin() + r * kOut, all.begin() + (r + 1) * kOut}));
     }
     for (int64_t o = 0; o < kOut; ++o) {
       float chain = 0;
@@ -236,6 +236,7 @@ TEST(ReplayAttentionTest, IsSoftmaxOverTheWindow) {
   for (const int64_t left : {int64_t{-1}, int64_t{0}, int64_t{70}}) {
     std::vector<Floats> memory(3, Floats(static_cast<size_t>(heads.page_size()), std::nanf("")));
     std::vector<const float*> pages;
+    pages.reserve(memory.size());
     for (const Floats& page : memory) pages.push_back(page.data());
     for (int64_t t = 0; t < kT; ++t) {
       WritePage(heads, t, k.data() + t * 20, v.data() + t * 28,

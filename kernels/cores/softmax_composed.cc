@@ -38,7 +38,7 @@ Array WeighedValues(Composer& c, const Array& weights, const Array& allowed, con
   if (!allowed.defined() || c.AllFinite(v)) return MatMul(weights, v);
   // 0 times NaN would be NaN: such values are summed up apart, by who sees one of either sign; NaN
   // counts as both.
-  const Array finite = Equal(v - v, c.Scalar(0));
+  const Array finite = Equal(0.0 * v, c.Scalar(0));
   const Array sees = Where(allowed, c.Scalar(1), 0.0).Expand(weights.tensor().shape());
   const auto seen = [&](const Array& harmless) {
     const Array kinds = Where(harmless, c.Scalar(0), 1.0).Expand(v.tensor().shape());
