@@ -27,8 +27,9 @@ StartCall Calls(const std::string& target, const std::string& method, const std:
   auto request = std::make_shared<const grpc::ByteBuffer>(&slice, 1);
   return [stub, request, method](std::function<void(bool)> done) {
     auto flight = std::make_shared<Flight>();
-    stub->UnaryCall(&flight->context, method, {}, request.get(), &flight->response,
-                    [flight, done](const grpc::Status& status) { done(status.ok()); });
+    stub->UnaryCall(
+        &flight->context, method, {}, request.get(), &flight->response,
+        [flight, done = std::move(done)](const grpc::Status& status) { done(status.ok()); });
   };
 }
 

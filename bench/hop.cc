@@ -72,7 +72,9 @@ nlohmann::json Hop(const std::vector<std::pair<std::string, std::string>>& serve
   std::vector<Load> loads;
   const auto add = [&loads](std::string name, StartCall call) {
     loads.push_back({std::move(name),
-                     [call](absl::Duration duration) { return ClosedLoad(call, 1, duration); },
+                     [call = std::move(call)](absl::Duration duration) {
+                       return ClosedLoad(call, 1, duration);
+                     },
                      {}});
   };
   for (const auto& [name, target] : servers) add(name, EvaluateCalls(target, request));

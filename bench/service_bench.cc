@@ -10,6 +10,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <exception>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -202,6 +203,7 @@ json Stream(const std::string& target, const std::string& echo, int64_t mib) {
 // "name=value" pairs.
 std::vector<std::pair<std::string, std::string>> Pairs(const std::vector<std::string>& texts) {
   std::vector<std::pair<std::string, std::string>> pairs;
+  pairs.reserve(texts.size());
   for (const std::string& text : texts) {
     pairs.push_back(absl::StrSplit(text, absl::MaxSplits('=', 1)));
   }
@@ -249,4 +251,11 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace attnd::bench
 
-int main(int argc, char** argv) { return attnd::bench::Main(argc, argv); }
+int main(int argc, char** argv) {
+  try {
+    return attnd::bench::Main(argc, argv);
+  } catch (const std::exception& e) {
+    std::cerr << "service_bench: " << e.what() << "\n";
+    return 1;
+  }
+}

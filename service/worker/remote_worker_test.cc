@@ -205,6 +205,7 @@ TEST_F(RemoteWorkerTest, SmallLaunchesKeepTheirStreamThroughErrors) {
 TEST_F(RemoteWorkerTest, ManyCallersShareTheStreams) {
   constexpr int kCallers = 8, kCalls = 200;
   std::vector<std::thread> callers;
+  callers.reserve(kCallers);
   std::atomic<int> wrong = 0;
   for (int caller = 0; caller < kCallers; ++caller) {
     callers.emplace_back([this, caller, &wrong] {
