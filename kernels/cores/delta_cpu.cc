@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/core/interrupt.h"
 #include "kernels/cores/delta.h"
 #include "kernels/cores/non_finite.h"
 #include "kernels/primitives/cpu/gemm.h"
@@ -66,6 +67,7 @@ class HeadWalk {
 
  private:
   void LoadChunk(int64_t token, int64_t count) {
+    StopPoint();
     LoadHeadRows(call_.q, sequence_.row, token, count, head_, heads_, q_);
     LoadHeadRows(call_.k, sequence_.row, token, count, head_, heads_, k_);
     LoadHeadRows(call_.v, sequence_.row, token, count, head_, heads_, u_);

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/core/interrupt.h"
 #include "kernels/cores/linear_recurrent.h"
 #include "kernels/cores/non_finite.h"
 #include "kernels/primitives/cpu/gemm.h"
@@ -64,6 +65,7 @@ class HeadWalk {
   bool normalises() const { return call_.final_z.defined(); }
 
   void LoadChunk(int64_t begin, int64_t count) {
+    StopPoint();
     const int64_t token = sequence_.begin + begin;
     LoadHeadRows(call_.q, sequence_.row, token, count, head_, heads_, q_rows_);
     LoadHeadRows(call_.k, sequence_.row, token, count, head_, heads_, k_rows_);

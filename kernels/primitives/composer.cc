@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/core/interrupt.h"
+
 namespace attnd {
 namespace {
 
@@ -270,6 +272,7 @@ void Composer::Out(absl::string_view name, const Array& value) {
 Array Composer::Empty(Dims shape) { return Empty(compute_type_, std::move(shape)); }
 
 Array Composer::Empty(DType dtype, Dims shape) {
+  StopPoint();
   if (!status_.ok()) return {};
   absl::StatusOr<Tensor> tensor = backend_.Allocate(dtype, std::move(shape));
   if (!tensor.ok()) {

@@ -132,7 +132,7 @@ class Composer {
   int64_t integer(absl::string_view attribute) const { return call_.integer(attribute); }
   const std::string& choice(absl::string_view attribute) const { return call_.choice(attribute); }
 
-  // New arrays.
+  // New arrays; each is a StopPoint.
   Array Empty(Dims shape);
   Array Empty(DType dtype, Dims shape);
   Array Full(Dims shape, double value);

@@ -7,11 +7,13 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <exception>
 #include <memory>
 #include <thread>
 #include <vector>
 
 #include "absl/base/config.h"
+#include "kernels/core/interrupt.h"
 
 namespace attnd::cpu {
 namespace {
@@ -56,23 +58,36 @@ ThreadScratch& Mine() {
 }  // namespace
 
 void ParallelFor(int64_t n, double work, absl::FunctionRef<void(int64_t)> body) {
+  StopPoint();
   if (n <= 1 || work < kWorkWorthAThread) {
     for (int64_t i = 0; i < n; ++i) body(i);
     return;
   }
+  const Interrupt* const interrupt = CurrentInterrupt();
 #if defined(ABSL_HAVE_THREAD_SANITIZER)
   // The library's own synchronisation is not instrumented: plain threads show the body's races, and
   // nothing else's. The counter orders nothing.
   std::atomic<int64_t> next = 0;
-  const auto run = [&] {
-    for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < n;
-         i = next.fetch_add(1, std::memory_order_relaxed)) {
-      body(i);
+  const auto run = [&]() -> std::exception_ptr {
+    const InterruptScope scope(interrupt);
+    try {
+      for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < n;
+           i = next.fetch_add(1, std::memory_order_relaxed)) {
+        StopPoint();
+        body(i);
+      }
+    } catch (...) {
+      return std::current_exception();
     }
+    return nullptr;
   };
-  std::thread other(run);
-  run();
+  std::exception_ptr theirs;
+  std::thread other([&] { theirs = run(); });
+  const std::exception_ptr ours = run();
   other.join();
+  for (const std::exception_ptr& thrown : {ours, theirs}) {
+    if (thrown != nullptr) std::rethrow_exception(thrown);
+  }
 #else
   // Isolation: a thread that waits here must not pick up another call's work, whose scratch would
   // then nest inside ours.
@@ -80,7 +95,11 @@ void ParallelFor(int64_t n, double work, absl::FunctionRef<void(int64_t)> body) 
     tbb::parallel_for(
         tbb::blocked_range<int64_t>(0, n, 1),
         [&](const tbb::blocked_range<int64_t>& range) {
-          for (int64_t i = range.begin(); i < range.end(); ++i) body(i);
+          const InterruptScope scope(interrupt);
+          for (int64_t i = range.begin(); i < range.end(); ++i) {
+            StopPoint();
+            body(i);
+          }
         },
         tbb::simple_partitioner());
   });

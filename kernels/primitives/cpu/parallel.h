@@ -12,7 +12,7 @@ namespace attnd::cpu {
 // Runs body(i) for every i in [0, n) on the threads of the process; returns when all are done.
 // Inline when n is 1 or `work` (rough floating-point operations in total) is too small to be worth
 // a second thread. Every index is run by one thread, whole, so results never depend on the number
-// of threads.
+// of threads. A StopPoint at its start and, with threads, before each index.
 void ParallelFor(int64_t n, double work, absl::FunctionRef<void(int64_t)> body);
 
 // Limits the threads of the process (0: all cores). Called once, before the first ParallelFor.
