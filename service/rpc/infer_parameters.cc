@@ -197,7 +197,8 @@ absl::StatusOr<AttrValue> ParseJsonList(absl::string_view op, absl::string_view 
                                         absl::string_view text) {
   const auto refuse = [&] {
     return Refusal(op, name, absl::StrCat("'", Quoted(text), "'"),
-                   "a list as JSON text, such as '[7, 7]': numbers, or bools");
+                   "a list as JSON text, numbers or bools: '[7, 7]', or '[7]' for one, which may "
+                   "also be a parameter of type int64, double or bool");
   };
   if (text.size() > kMaxJson) {
     return Refusal(op, name, absl::StrCat(text.size(), " bytes of JSON"),

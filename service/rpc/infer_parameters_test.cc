@@ -42,6 +42,14 @@ TEST(ParseJsonListTest, RefusesEverythingElse) {
   }
 }
 
+TEST(ParseJsonListTest, AScalarIsToldHowAListOfOneIsWritten) {
+  for (const char* text : {"3", "0.5", "true"}) {
+    const absl::Status status = ParseJsonList("op", "list", text).status();
+    EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("given '", text, "'")));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("'[7]' for one"));
+  }
+}
+
 TEST(ParseJsonListTest, IntegersBeyondInt64AreNumbers) {
   EXPECT_EQ(Parsed("[9223372036854775808]"), AttrValue(std::vector<double>{9223372036854775808.0}));
 }
