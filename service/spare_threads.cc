@@ -110,8 +110,10 @@ class SpareThreads::Factory final : public grpc::experimental::ServerInterceptor
   SpareThreads& spare_;
 };
 
-SpareThreads::SpareThreads(TakesBytes takes_bytes, absl::Duration most)
-    : takes_bytes_(std::move(takes_bytes)), most_(most) {}
+SpareThreads::SpareThreads(TakesBytes takes_bytes, absl::Duration most, absl::Duration long_call)
+    : takes_bytes_(std::move(takes_bytes)), most_(most), long_call_(long_call), too_long_([this] {
+        if (under_way_.load(std::memory_order_relaxed) > 0) Busy();
+      }) {}
 
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>
 SpareThreads::MakeInterceptorFactory() {
@@ -145,8 +147,11 @@ void SpareThreads::Begin(int ending) {
   if (overlaps_.load(std::memory_order_relaxed) > 0) {
     overlaps_.fetch_sub(1, std::memory_order_relaxed);
   }
-  if (holding_.load(std::memory_order_relaxed)) return;
-  if (alone_.fetch_add(1, std::memory_order_relaxed) >= kAlone) Hold();
+  if (holding_.load(std::memory_order_relaxed)) return too_long_.Set(long_call_);
+  if (alone_.fetch_add(1, std::memory_order_relaxed) < kAlone) return;
+  // This call, too, may be a long one.
+  too_long_.Set(long_call_);
+  Hold();
 }
 
 void SpareThreads::Busy() {
@@ -160,6 +165,7 @@ void SpareThreads::Busy() {
 
 void SpareThreads::Hold() {
   alone_.store(0, std::memory_order_relaxed);
+  if (!too_long_.works()) return;
   const int spare = CallbackThreads() - 1;
   uint64_t hold;
   std::shared_ptr<grpc::Channel> channel;

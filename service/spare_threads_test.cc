@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
@@ -17,9 +20,11 @@ class SpareThreadsTest : public ::testing::Test {
  protected:
   SpareThreadsTest() : rpcs_(registry_) {}
 
-  // A server whose health service is called; threads are held for `most` at a time.
-  void Start(absl::Duration most) {
-    spare_ = std::make_unique<SpareThreads>([](absl::string_view) { return true; }, most);
+  // A server whose health service is called; threads are held for `most` at a time, while calls
+  // take less than `long_call`.
+  void Start(absl::Duration most, absl::Duration long_call = absl::Hours(1)) {
+    spare_ =
+        std::make_unique<SpareThreads>([](absl::string_view) { return true; }, most, long_call);
     auto server = GrpcServer::Start(
         {.address = "127.0.0.1", .port = 0, .spare_threads = spare_.get()}, rpcs_, {}, {});
     ASSERT_TRUE(server.ok()) << server.status();
@@ -43,6 +48,7 @@ class SpareThreadsTest : public ::testing::Test {
     grpc::Slice slice(text);
     grpc::ByteBuffer request(&slice, 1), response;
     grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
     grpc::CompletionQueue queue;
     grpc::Status status;
     auto reader = grpc::GenericStub(channel_).PrepareUnaryCall(
@@ -106,6 +112,31 @@ TEST_F(SpareThreadsTest, ALargeMessageLetsThemGo) {
   EXPECT_EQ(spare_->held(), threads - 1);
   Call(SpareThreads::kLargeBytes);
   EXPECT_TRUE(Await([this] { return spare_->held() == 0; }));
+}
+
+TEST_F(SpareThreadsTest, NobodyWaitsBehindACallThatTheLastThreadIsBusyWith) {
+  Start(absl::Hours(1), absl::Milliseconds(200));
+  ASSERT_TRUE(CallUntilHeld(CallbackThreads() - 1));
+  // What a call does where it arrives, on the only thread that is left.
+  absl::Notification begun, over, ended;
+  grpc::ClientContext context;
+  grpc::Slice nothing;
+  grpc::ByteBuffer request(&nothing, 1), response;
+  grpc::GenericStub(channel_).UnaryCall(&context, "/grpc.health.v1.Health/Check",
+                                        grpc::StubOptions(), &request, &response,
+                                        [&](const grpc::Status&) {
+                                          spare_->Begin();
+                                          begun.Notify();
+                                          over.WaitForNotification();
+                                          spare_->End();
+                                          ended.Notify();
+                                        });
+  begun.WaitForNotification();
+  Call();  // Fails at its deadline where nobody takes it.
+  EXPECT_EQ(spare_->held(), 0);
+  over.Notify();
+  ended.WaitForNotification();
+  EXPECT_TRUE(CallUntilHeld(CallbackThreads() - 1));
 }
 
 TEST_F(SpareThreadsTest, WithoutCallsTheyGoByThemselves) {
