@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 #include <map>
 #include <memory>
 #include <sstream>
@@ -68,8 +69,13 @@ class Flags {
         ->check(CLI::Range(0, 64));
     Add("--cpu-threads", config.cpu_threads, "threads of CPU kernels; 0: all cores")
         ->check(CLI::Range(0, 1024));
-    Size("--memory-limit", config.memory_limit, "memory of each backend; 0: no limit", 0);
     Group("Limits");
+    Size(
+        "--memory-limit", [&config](int64_t bytes) { config.memory_limit = bytes; },
+        "half of the machine's or container's memory",
+        "tensors in host memory: what is computed, and answers until clients have read them; if "
+        "given, also tensors of each executor on a GPU; 0: no limit",
+        0);
     Size("--max-message-bytes", config.max_message_bytes, "one gRPC message", 1 << 16);
     Size("--max-tensor-bytes", config.max_tensor_bytes, "one tensor on a stream", 1 << 16);
     Size("--max-call-bytes", config.max_call_bytes, "inputs and outputs of one call", 1 << 16);
@@ -126,13 +132,19 @@ class Flags {
   }
 
   void Size(const std::string& flag, int64_t& variable, const std::string& help, int64_t least) {
+    Size(
+        flag, [&variable](int64_t bytes) { variable = bytes; }, SizeText(variable), help, least);
+  }
+
+  void Size(const std::string& flag, std::function<void(int64_t)> set,
+            const std::string& default_text, const std::string& help, int64_t least) {
     CLI::Option* option = app_.add_option_function<uint64_t>(
-        flag, [&variable](uint64_t bytes) { variable = static_cast<int64_t>(bytes); },
+        flag, [set = std::move(set)](uint64_t bytes) { set(static_cast<int64_t>(bytes)); },
         help + " (bytes, or with KiB, MiB, GiB)");
     option->group(group_)
         ->envname(EnvironmentName(flag))
         ->type_name("SIZE")
-        ->default_str(SizeText(variable))
+        ->default_str(default_text)
         ->transform(CLI::AsSizeValue(false).description(""))
         ->check(CLI::Validator(
             [least](std::string& bytes) -> std::string {

@@ -3,6 +3,7 @@
 #define ATTND_SERVICE_CONFIG_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,7 @@ struct Config {
   std::string device = "auto";
   int executors = 0;
   int cpu_threads = 0;
-  int64_t memory_limit = 0;
+  std::optional<int64_t> memory_limit;  // 0: none; not given: half of what the machine has.
 
   int64_t max_message_bytes = int64_t{64} << 20;
   int64_t max_tensor_bytes = int64_t{4} << 30;
@@ -61,6 +62,12 @@ struct Config {
   LogLevel log_level = LogLevel::kInfo;
   LogFormat log_format = LogFormat::kJson;
 };
+
+// What tensors in host memory may take, where the machine has `machine_bytes` (0: unknown); 0: no
+// limit.
+inline int64_t HostMemoryLimit(const Config& config, int64_t machine_bytes) {
+  return config.memory_limit.value_or(machine_bytes / 2);
+}
 
 struct ParsedConfig {
   // Set if the program should end now: 0 after --help, 2 after a mistake. `text` is then what to

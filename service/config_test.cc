@@ -41,6 +41,13 @@ TEST(ConfigTest, Defaults) {
   EXPECT_EQ(parsed.config.log_format, LogFormat::kJson);
 }
 
+TEST(ConfigTest, TheMemoryLimitFollowsTheMachineUnlessItIsGiven) {
+  EXPECT_EQ(HostMemoryLimit(ParseConfig({"serve"}).config, 1000), 500);
+  EXPECT_EQ(HostMemoryLimit(ParseConfig({"serve", "--memory-limit=1KiB"}).config, 1000), 1024);
+  EXPECT_EQ(HostMemoryLimit(ParseConfig({"serve", "--memory-limit=0"}).config, 1000), 0);
+  EXPECT_THAT(ParseConfig({"--help"}).text, HasSubstr("half of the machine's"));
+}
+
 TEST(ConfigTest, FlagsStandBeforeAndAfterTheCommand) {
   for (const auto& arguments : std::vector<std::vector<std::string>>{
            {"serve", "--port=0", "--queue-bytes", "128MiB", "--log-level=debug"},

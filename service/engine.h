@@ -2,7 +2,6 @@
 #ifndef ATTND_SERVICE_ENGINE_H_
 #define ATTND_SERVICE_ENGINE_H_
 
-#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -16,18 +15,9 @@
 #include "kernels/core/evaluate.h"
 #include "kernels/core/numerics.h"
 #include "kernels/core/registry.h"
+#include "service/cancel_token.h"
 
 namespace attnd {
-
-// Set by a handler when its client goes away; read wherever work could be dropped.
-class CancelToken {
- public:
-  void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
-  bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
-
- private:
-  std::atomic<bool> cancelled_{false};
-};
 
 // Whether a client that left did so because its deadline passed. The client's clock starts before
 // the server's, so that it gives up first.

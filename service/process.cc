@@ -15,6 +15,7 @@
 #include "prometheus/registry.h"
 #include "service/grpc_server.h"
 #include "service/log.h"
+#include "service/machine_memory.h"
 #include "service/metrics/engine_metrics.h"
 #include "service/metrics/http_server.h"
 #include "service/metrics/process_metrics.h"
@@ -45,7 +46,8 @@ EngineOptions MakeEngineOptions(const Config& config) {
                     .max_bytes = config.queue_bytes,
                     .max_batch_calls = static_cast<size_t>(config.max_batch_calls),
                     .max_batch_bytes = config.max_batch_bytes},
-          .max_call_bytes = config.max_call_bytes};
+          .max_call_bytes = config.max_call_bytes,
+          .memory_limit_bytes = HostMemoryLimit(config, MachineMemory())};
 }
 
 absl::StatusOr<std::vector<std::unique_ptr<WorkerLink>>> MakeWorkers(const Config& config,
@@ -62,7 +64,8 @@ absl::StatusOr<std::vector<std::unique_ptr<WorkerLink>>> MakeWorkers(const Confi
       LocalWorker::Create({.device = config.device,
                            .executors = config.executors,
                            .cpu_threads = config.cpu_threads,
-                           .memory_limit_bytes = config.memory_limit},
+                           .memory_limit_bytes = HostMemoryLimit(config, MachineMemory()),
+                           .gpu_memory_limit_bytes = config.memory_limit.value_or(0)},
                           registry);
   if (!local.ok()) return local.status();
   workers.push_back(*std::move(local));
@@ -248,6 +251,7 @@ class Process {
          {"workers", absl::StrJoin(config_.workers, ",")},
          {"operators", operators_.operators().size()},
          {"max_message_bytes", config_.max_message_bytes},
+         {"memory_limit", HostMemoryLimit(config_, MachineMemory())},
          {"queue_calls", config_.queue_calls},
          {"max_batch_calls", config_.max_batch_calls}});
   }

@@ -126,6 +126,7 @@ EngineMetrics::EngineMetrics(prometheus::Registry& registry, const Registry& ope
       rejected_draining(rejected_family_.Add({{"cause", "draining"}})),
       rejected_no_worker(rejected_family_.Add({{"cause", "no_worker"}})),
       rejected_buffer_full(rejected_family_.Add({{"cause", "buffer_full"}})),
+      rejected_memory_full(rejected_family_.Add({{"cause", "memory_full"}})),
       cancelled_receiving(cancelled_family_.Add({{"stage", "receiving"}})),
       cancelled_queued(cancelled_family_.Add({{"stage", "queued"}})),
       cancelled_running(cancelled_family_.Add({{"stage", "running"}})),
@@ -135,6 +136,12 @@ EngineMetrics::EngineMetrics(prometheus::Registry& registry, const Registry& ope
       fired_no_more(fire_family_.Add({{"reason", "no_more"}})),
       fired_max_calls(fire_family_.Add({{"reason", "max_calls"}})),
       fired_max_bytes(fire_family_.Add({{"reason", "max_bytes"}})),
+      launches_ended_early(BuildCounter()
+                               .Name("attnd_launches_ended_early_total")
+                               .Help("Launches that a worker ended early, or never began, because "
+                                     "nobody waited for them any more.")
+                               .Register(registry)
+                               .Add({})),
       queue_wait(BuildHistogram()
                      .Name("attnd_queue_wait_seconds")
                      .Help("From admission of a call to the start of its launch.")

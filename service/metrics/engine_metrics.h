@@ -91,6 +91,7 @@ class EngineMetrics {
   prometheus::Counter& rejected_draining;
   prometheus::Counter& rejected_no_worker;
   prometheus::Counter& rejected_buffer_full;
+  prometheus::Counter& rejected_memory_full;
   // Calls whose client left, or whose deadline passed, while their inputs came, while they waited,
   // while they ran.
   prometheus::Counter& cancelled_receiving;
@@ -103,6 +104,8 @@ class EngineMetrics {
   prometheus::Counter& fired_no_more;
   prometheus::Counter& fired_max_calls;
   prometheus::Counter& fired_max_bytes;
+  // Launches that a worker ended early, or never began: all of their calls were cancelled or late.
+  prometheus::Counter& launches_ended_early;
   prometheus::Histogram& queue_wait;
 };
 

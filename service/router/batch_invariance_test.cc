@@ -54,7 +54,7 @@ class Gated final : public WorkerLink {
   void Start(StateObserver observer) override { worker_->Start(std::move(observer)); }
   void Stop() override { Open(); }
   void Execute(int slot, const Operator& op, const BoundCall& call, const std::string& kernel,
-               Executed done) override {
+               LaunchLife& life, Executed done) override {
     {
       absl::MutexLock lock(&mu_);
       ++waiting_;
@@ -62,11 +62,11 @@ class Gated final : public WorkerLink {
       mu_.Await(absl::Condition(&open));
       --waiting_;
     }
-    worker_->Execute(slot, op, call, kernel, std::move(done));
+    worker_->Execute(slot, op, call, kernel, life, std::move(done));
   }
-  absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
-                                         const CompareJob& job) override {
-    return worker_->Compare(slot, op, job);
+  absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op, const CompareJob& job,
+                                         LaunchLife& life) override {
+    return worker_->Compare(slot, op, job, life);
   }
 
  private:

@@ -12,6 +12,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "service/byte_budget.h"
 #include "service/engine.h"
 
 namespace attnd {
@@ -33,7 +34,8 @@ struct QueuedCall {
   const Operator* op = nullptr;
   Lane lane = Lane::kFast;
   uint32_t priority = 0;
-  int64_t bytes = 0;                             // Inputs and outputs.
+  int64_t bytes = 0;  // Inputs and outputs.
+  int64_t output_bytes = 0;
   bool light = false;                            // Takes less time than waking a thread for it.
   absl::Time admitted;                           // Monotonic.
   absl::Time deadline = absl::InfiniteFuture();  // Monotonic.
@@ -42,6 +44,8 @@ struct QueuedCall {
   // An evaluation ...
   BoundCall call;
   std::string kernel;
+  std::shared_ptr<const TakenBytes>
+      answer_room;        // For its outputs; null where nothing limits them.
   std::string batch_key;  // Calls with equal keys may run together; empty: this one runs alone.
   Engine::Done done;
   // ... or, where `compare` is set, a report.

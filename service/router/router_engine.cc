@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,9 +16,14 @@
 namespace attnd {
 namespace {
 
-absl::StatusOr<int64_t> CallBytes(const BoundCall& call) {
+int64_t InputBytes(const BoundCall& call) {
   int64_t bytes = 0;
   for (const auto& [name, tensor] : call.inputs()) bytes += tensor.byte_size();
+  return bytes;
+}
+
+absl::StatusOr<int64_t> OutputBytes(const BoundCall& call) {
+  int64_t bytes = 0;
   for (const BoundCall::OutputSpec& output : call.outputs()) {
     absl::StatusOr<int64_t> size = CheckedByteSize(output.dtype, output.shape);
     if (!size.ok() || __builtin_add_overflow(bytes, *size, &bytes)) {
@@ -32,7 +38,13 @@ absl::StatusOr<int64_t> CallBytes(const BoundCall& call) {
 
 RouterEngine::RouterEngine(const Registry& operators, const EngineOptions& options,
                            EngineMetrics& metrics, std::vector<std::unique_ptr<WorkerLink>> workers)
-    : operators_(operators), options_(options), metrics_(metrics), queue_(options.queue) {
+    : operators_(operators),
+      options_(options),
+      metrics_(metrics),
+      answer_budget_(std::make_shared<ByteBudget>(options.memory_limit_bytes > 0
+                                                      ? options.memory_limit_bytes
+                                                      : std::numeric_limits<int64_t>::max())),
+      queue_(options.queue) {
   for (const Operator* op : operators.operators()) {
     auto state = std::make_unique<OpState>();
     state->metrics = &metrics.Of(op->spec.id());
@@ -106,20 +118,40 @@ absl::Status RouterEngine::CheckOpenLocked() {
   return absl::OkStatus();
 }
 
-absl::Status RouterEngine::CheckSize(const Operator& op, const BoundCall& call,
-                                     int64_t* bytes) const {
-  absl::StatusOr<int64_t> total = CallBytes(call);
-  absl::Status status = total.status();
-  if (status.ok() && *total > options_.max_call_bytes) {
+absl::Status RouterEngine::CheckSize(QueuedCall& call) const {
+  const absl::StatusOr<int64_t> outputs = OutputBytes(call.call);
+  absl::Status status = outputs.status();
+  int64_t total = 0;
+  if (status.ok() && (__builtin_add_overflow(InputBytes(call.call), *outputs, &total) ||
+                      total > options_.max_call_bytes)) {
     status = absl::ResourceExhaustedError(absl::StrCat(
-        "inputs and outputs need ", *total, " bytes, the limit is ", options_.max_call_bytes));
+        "inputs and outputs need ", total, " bytes, the limit is ", options_.max_call_bytes));
   }
   if (!status.ok()) {
     metrics_.rejected_too_large.Increment();
-    return absl::Status(status.code(), absl::StrCat(op.spec.id(), ": ", status.message()));
+    return absl::Status(status.code(), absl::StrCat(call.op->spec.id(), ": ", status.message()));
   }
-  *bytes = *total;
+  call.bytes = total;
+  call.output_bytes = *outputs;
   return absl::OkStatus();
+}
+
+absl::Status RouterEngine::TakeAnswerRoom(QueuedCall& call) {
+  call.answer_room = TakenBytes::Take(answer_budget_, call.output_bytes);
+  if (call.answer_room != nullptr) return absl::OkStatus();
+  metrics_.rejected_memory_full.Increment();
+  const std::string needs =
+      absl::StrCat(call.op->spec.id(), ": outputs need ", call.output_bytes, " bytes");
+  const int64_t limit = answer_budget_->limit();
+  if (call.output_bytes > limit) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(needs, ", the limit is ", limit, " (--memory-limit)"));
+  }
+  return OverloadError(absl::StrCat(needs,
+                                    ", but calls under way and answers that clients have "
+                                    "not read yet hold ",
+                                    answer_budget_->taken(), " of ", limit,
+                                    " (--memory-limit): repeat the call later"));
 }
 
 absl::StatusOr<CallList> RouterEngine::Prepare(EngineCall& in) {
@@ -152,7 +184,7 @@ absl::Status RouterEngine::BindInto(const CallRequest& request, QueuedCall& call
     return bound.status();
   }
   call.call = *std::move(bound);
-  return CheckSize(*call.op, call.call, &call.bytes);
+  return CheckSize(call);
 }
 
 void RouterEngine::Evaluate(EngineCall in, Done done) {
@@ -165,7 +197,8 @@ void RouterEngine::Evaluate(EngineCall in, Done done) {
       return s;
     }
     call.lane = call.call.dtype() == DType::kFloat64 ? Lane::kReference : Lane::kFast;
-    call.light = IsLight(call.call);
+    // Definitions take a step for every token, however small it is.
+    call.light = call.lane == Lane::kFast && call.kernel != "composed" && IsLight(call.call);
     return made;
   });
   if (!one.ok()) return done(one.status());
@@ -209,6 +242,9 @@ void RouterEngine::Admit(CallList one) {
   if (call.dead(call.admitted)) {
     return AnswerDead(std::move(one), absl::OkStatus());
   }
+  if (call.compare == nullptr) {
+    if (absl::Status room = TakeAnswerRoom(call); !room.ok()) return Fail(call, room);
+  }
   if (call.light) {
     if (LaunchPtr here = OccupyFree(one)) return Run(std::move(here));
   }
@@ -234,24 +270,25 @@ void RouterEngine::Fail(QueuedCall& call, const absl::Status& status) {
     return;
   }
   StateOf(*call.op).Answered(call, false);
+  call.answer_room = nullptr;
   std::move(call.done)(status);
 }
 
 void RouterEngine::AnswerDead(CallList dead, const absl::Status& other) {
   const absl::Time now = MonotonicNow();
   for (QueuedCall& call : dead) {
-    const absl::Duration waited = now - call.admitted;
-    // First the deadline: what is late is cancelled too.
-    if (call.cancelled() ? LeftForDeadline(now, call.deadline) : now >= call.deadline) {
-      metrics_.late_queued.Increment();
-      Fail(call, absl::DeadlineExceededError(absl::StrCat(
-                     "the deadline passed while the call was queued, for ",
-                     absl::FormatDuration(absl::Trunc(waited, absl::Microseconds(1))))));
-    } else if (call.cancelled()) {
-      metrics_.cancelled_queued.Increment();
-      Fail(call, absl::CancelledError("cancelled while queued"));
-    } else {
-      Fail(call, other);
+    switch (FateOf(call, now)) {
+      case Fate::kLate:
+        metrics_.late_queued.Increment();
+        Fail(call, absl::DeadlineExceededError(absl::StrCat(
+                       "the deadline passed while the call was queued, for ", Since(call, now))));
+        break;
+      case Fate::kCancelled:
+        metrics_.cancelled_queued.Increment();
+        Fail(call, absl::CancelledError("cancelled while queued"));
+        break;
+      case Fate::kWaits:
+        Fail(call, other);
     }
   }
 }

@@ -29,6 +29,9 @@ struct EngineOptions {
   QueueLimits queue;
   // Inputs and outputs of one call.
   int64_t max_call_bytes = int64_t{8} << 30;
+  // Outputs of calls under way, and of answers as long as anybody holds on to them: until their
+  // clients have read them. 0: no limit.
+  int64_t memory_limit_bytes = 0;
   // How soon a call that waits notices that it is late or was cancelled.
   absl::Duration sweep_period = absl::Milliseconds(5);
   // Elements of a call's largest input times its largest extent: about its multiplications. Calls
@@ -76,6 +79,7 @@ class RouterEngine final : public Engine {
     std::vector<Worker> workers;
     std::vector<size_t> waiting;  // By priority.
     int64_t waiting_bytes;
+    int64_t answer_bytes;           // Outputs of calls under way, and of answers not yet read.
     absl::Duration predicted_wait;  // Of a call that came now and is not batched with another.
     size_t running;                 // Calls in launches under way.
     bool draining;
@@ -92,7 +96,9 @@ class RouterEngine final : public Engine {
   absl::StatusOr<CallList> Prepare(EngineCall& in);
   // Validates and measures.
   absl::Status BindInto(const CallRequest& request, QueuedCall& call);
-  absl::Status CheckSize(const Operator& op, const BoundCall& call, int64_t* bytes) const;
+  absl::Status CheckSize(QueuedCall& call) const;
+  // Takes room for the call's outputs; RESOURCE_EXHAUSTED if there is none.
+  absl::Status TakeAnswerRoom(QueuedCall& call);
   // OK, or why no call is taken now.
   absl::Status CheckOpen() ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status CheckOpenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -134,6 +140,9 @@ class RouterEngine final : public Engine {
                      size_t calls);
   void CountFire(const CallList& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CountMissed(const QueuedCall& call);
+  // What a call that a worker took is answered instead of `status`: that it is late or cancelled,
+  // if it is.
+  static absl::Status WhyNot(const QueuedCall& call, const absl::Status& status);
   // Answers calls that waited in vain, each with what became of it: late, cancelled, or `other`.
   void AnswerDead(CallList dead, const absl::Status& other);
   OpState& StateOf(const Operator& op) const;
@@ -142,6 +151,8 @@ class RouterEngine final : public Engine {
   const EngineOptions options_;
   EngineMetrics& metrics_;
   absl::flat_hash_map<const Operator*, std::unique_ptr<OpState>> op_states_;
+  // Answers may outlive the engine.
+  const std::shared_ptr<ByteBudget> answer_budget_;
 
   mutable absl::Mutex mu_;
   CallQueue queue_ ABSL_GUARDED_BY(mu_);

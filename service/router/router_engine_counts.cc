@@ -49,12 +49,13 @@ void RouterEngine::CountFallback(const Worker& worker, const QueuedCall& call,
 }
 
 void RouterEngine::CountMissed(const QueuedCall& call) {
-  const absl::Time now = MonotonicNow();
-  const bool cancelled = call.cancelled();
-  if (cancelled ? LeftForDeadline(now, call.deadline) : now >= call.deadline) {
-    metrics_.late_running.Increment();
-  } else if (cancelled) {
-    metrics_.cancelled_running.Increment();
+  switch (FateOf(call, MonotonicNow())) {
+    case Fate::kLate:
+      return metrics_.late_running.Increment();
+    case Fate::kCancelled:
+      return metrics_.cancelled_running.Increment();
+    case Fate::kWaits:
+      return;
   }
 }
 
@@ -120,6 +121,7 @@ RouterEngine::Snapshot RouterEngine::snapshot() const {
     snapshot.waiting.push_back(queue_.calls(priority));
   }
   snapshot.waiting_bytes = queue_.bytes();
+  snapshot.answer_bytes = answer_budget_->taken();
   snapshot.predicted_wait = PredictedWait(Lane::kFast);
   snapshot.running = running_;
   snapshot.draining = draining_;

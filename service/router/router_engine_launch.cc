@@ -1,11 +1,22 @@
 // The engine's launches: from a free slot to the answers.
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/core/batch.h"
 #include "service/guarded.h"
 #include "service/router/router_engine_state.h"
 
 namespace attnd {
+namespace {
+
+// The same view, which keeps `room` as well as its memory.
+Tensor Counted(const Tensor& output, std::shared_ptr<const TakenBytes> room) {
+  using Kept = std::pair<std::shared_ptr<const void>, std::shared_ptr<const TakenBytes>>;
+  return Tensor(output.raw(), output.dtype(), output.shape(), output.strides(), output.device(),
+                std::make_shared<const Kept>(output.owner(), std::move(room)));
+}
+
+}  // namespace
 
 RouterEngine::Worker* RouterEngine::FreeWorker(Lane lane) {
   Worker* freest = nullptr;
@@ -80,15 +91,19 @@ void RouterEngine::Run(LaunchPtr launch) {
 void RouterEngine::RunTogether(LaunchPtr launch) {
   Launch& l = *launch;
   l.calls.reserve(l.size);
-  for (const QueuedCall& call : l.batch) l.calls.push_back(&call.call);
+  l.life = std::make_shared<LaunchLife>();
+  for (const QueuedCall& call : l.batch) {
+    l.calls.push_back(&call.call);
+    l.life->Add(call);
+  }
   absl::StatusOr<BoundCall> packed = Guarded([&] { return Pack(l.calls); });
   if (!packed.ok()) return RunOneByOne(std::move(launch));
   l.packed = *std::move(packed);
   const QueuedCall& head = l.batch.front();
   l.worker.link->Execute(
-      l.slot, *head.op, *l.packed, head.kernel,
+      l.slot, *head.op, *l.packed, head.kernel, *l.life,
       [this, launch = std::move(launch)](absl::StatusOr<Evaluation> ran) mutable {
-        if (ran.ok() || absl::IsUnavailable(ran.status())) {
+        if (ran.ok() || absl::IsUnavailable(ran.status()) || launch->life->over()) {
           Leave(*launch);
           AnswerTogether(*launch, std::move(ran));
           return Retire(std::move(launch));
@@ -106,10 +121,13 @@ void RouterEngine::AnswerTogether(Launch& launch, absl::StatusOr<Evaluation> ran
                                 absl::ZeroDuration());
     for (QueuedCall& call : launch.batch) {
       CountMissed(call);
-      Fail(call, status);
+      Fail(call, WhyNot(call, status));
     }
   };
-  if (!ran.ok()) return fail_all(ran.status());
+  if (!ran.ok()) {
+    if (launch.life->over()) metrics_.launches_ended_early.Increment();
+    return fail_all(ran.status());
+  }
   absl::StatusOr<std::vector<NamedTensors>> parts =
       Guarded([&] { return Unpack(launch.calls, ran->outputs); });
   if (!parts.ok()) return fail_all(parts.status());
@@ -129,11 +147,14 @@ void RouterEngine::AnswerTogether(Launch& launch, absl::StatusOr<Evaluation> ran
 void RouterEngine::RunOneByOne(LaunchPtr launch) {
   Launch& l = *launch;
   const QueuedCall& call = *l.next;
+  l.life = std::make_shared<LaunchLife>();
+  l.life->Add(call);
   l.worker.link->Execute(
-      l.slot, *call.op, call.call, call.kernel,
+      l.slot, *call.op, call.call, call.kernel, *l.life,
       [this, launch = std::move(launch)](absl::StatusOr<Evaluation> ran) mutable {
         QueuedCall& done = *launch->next++;
         const bool last = launch->next == launch->batch.end();
+        if (!ran.ok() && launch->life->over()) metrics_.launches_ended_early.Increment();
         if (last) Leave(*launch);
         AnswerAlone(launch->worker, done, launch->start, std::move(ran));
         if (last) return Retire(std::move(launch));
@@ -148,12 +169,26 @@ void RouterEngine::AnswerAlone(const Worker& worker, QueuedCall& call, absl::Tim
   if (!ran.ok()) {
     state.metrics->RecordLaunch("", dtype, ran.status().code(), 1, absl::ZeroDuration());
     CountMissed(call);
-    return Fail(call, ran.status());
+    return Fail(call, WhyNot(call, ran.status()));
   }
   CountFallback(worker, call, ran->kernel, 1);
   state.metrics->RecordLaunch(ran->kernel, dtype, absl::StatusCode::kOk, 1, ran->compute);
   state.Launched(1, ran->compute);
   Succeed(call, state, *std::move(ran), 1, start);
+}
+
+absl::Status RouterEngine::WhyNot(const QueuedCall& call, const absl::Status& status) {
+  const absl::Time now = MonotonicNow();
+  switch (FateOf(call, now)) {
+    case Fate::kLate:
+      return absl::DeadlineExceededError(
+          absl::StrCat("the deadline passed while the call ran, after ", Since(call, now)));
+    case Fate::kCancelled:
+      return absl::CancelledError("cancelled while it ran");
+    case Fate::kWaits:
+      return status;
+  }
+  return status;
 }
 
 void RouterEngine::Succeed(QueuedCall& call, OpState& state, Evaluation evaluation,
@@ -162,13 +197,22 @@ void RouterEngine::Succeed(QueuedCall& call, OpState& state, Evaluation evaluati
   state.queue_ns.fetch_add(Nanoseconds(queued), std::memory_order_relaxed);
   state.Answered(call, true);
   CountMissed(call);
+  for (auto& [name, output] : evaluation.outputs) output = Counted(output, call.answer_room);
+  call.answer_room = nullptr;  // Of the outputs from now on.
   std::move(call.done)(EngineResult{std::move(evaluation), batch_size, queued});
 }
 
 void RouterEngine::RunCompare(LaunchPtr launch) {
   QueuedCall& call = launch->batch.front();
-  absl::StatusOr<NumericsReport> report =
-      Guarded([&] { return launch->worker.link->Compare(launch->slot, *call.op, *call.compare); });
+  launch->life = std::make_shared<LaunchLife>();
+  launch->life->Add(call);
+  absl::StatusOr<NumericsReport> report = Guarded([&] {
+    return launch->worker.link->Compare(launch->slot, *call.op, *call.compare, *launch->life);
+  });
+  if (!report.ok() && launch->life->over()) {
+    metrics_.launches_ended_early.Increment();
+    report = WhyNot(call, report.status());
+  }
   Leave(*launch);
   if (report.ok()) StateOf(*call.op).metrics->RecordError(*report);
   CountMissed(call);

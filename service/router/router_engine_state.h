@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,21 @@ namespace attnd {
 
 inline uint64_t Nanoseconds(absl::Duration d) {
   return static_cast<uint64_t>(std::max<int64_t>(0, absl::ToInt64Nanoseconds(d)));
+}
+
+// What became of the one who waits for a call.
+enum class Fate : uint8_t { kWaits, kLate, kCancelled };
+
+// First the deadline: what is late is cancelled too.
+inline Fate FateOf(const QueuedCall& call, absl::Time now) {
+  const bool cancelled = call.cancelled();
+  if (cancelled ? LeftForDeadline(now, call.deadline) : now >= call.deadline) return Fate::kLate;
+  return cancelled ? Fate::kCancelled : Fate::kWaits;
+}
+
+// For a message: how long ago the call was admitted.
+inline std::string Since(const QueuedCall& call, absl::Time now) {
+  return absl::FormatDuration(absl::Trunc(now - call.admitted, absl::Microseconds(1)));
 }
 
 struct RouterEngine::OpState {
@@ -75,6 +91,8 @@ struct RouterEngine::Launch {
   CallList batch;
   const size_t size = batch.size();
   absl::Time start;
+  // Of what the worker runs now: all calls, or one of them.
+  std::shared_ptr<LaunchLife> life;
   // As one call, where they run as one.
   std::vector<const BoundCall*> calls;
   std::optional<BoundCall> packed;

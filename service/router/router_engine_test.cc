@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -91,6 +92,18 @@ TEST_F(RouterEngineTest, LightCallsRunWhereTheyArriveWhileASlotIsFree) {
   EXPECT_EQ(thread_of({1, 2, 3}), std::this_thread::get_id());
   // Ten elements in a row of ten: as much work as the limit, so not less.
   EXPECT_NE(thread_of(std::vector<float>(10)), std::this_thread::get_id());
+
+  // Definitions are never light.
+  EngineCall definition = Call();
+  definition.request.kernel = "composed";
+  testing::Answer<EngineResult> answer;
+  std::thread::id id;
+  engine_->Evaluate(std::move(definition), [&](absl::StatusOr<EngineResult> result) {
+    id = std::this_thread::get_id();
+    answer.Give(std::move(result));
+  });
+  EXPECT_TRUE(answer.Get().ok());
+  EXPECT_NE(id, std::this_thread::get_id());
 
   // With the slot taken a light call waits like any other, and shares a launch.
   control_->Hold();
@@ -259,6 +272,77 @@ TEST_F(RouterEngineTest, CancelledCallsLeaveTheQueue) {
   EXPECT_THAT(control_->launches(), ElementsAre(1));
 }
 
+TEST_F(RouterEngineTest, ALaunchEndsWhenTheLastOfItsCallersHasLeft) {
+  Start();
+  control_->HeedLife();
+  const PendingResult first = Occupy();
+  std::vector<std::shared_ptr<CancelToken>> tokens;
+  const std::vector<PendingResult> pending = SubmitMany(*engine_, 4, [&](int i) {
+    EngineCall call = Call();
+    if (i == 0) {
+      call.deadline = absl::Now() + absl::Milliseconds(200);
+    } else {
+      tokens.push_back(call.cancel = std::make_shared<CancelToken>());
+    }
+    return call;
+  });
+  control_->LetPass();
+  ASSERT_TRUE(first->Get().ok());
+  control_->AwaitHeld(1);
+  for (const auto& token : tokens) token->Cancel();
+  const absl::Status late = pending[0]->Get().status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(late)) << late;
+  EXPECT_THAT(late.message(), HasSubstr("while the call ran"));
+  for (size_t i = 1; i < pending.size(); ++i) {
+    EXPECT_TRUE(absl::IsCancelled(pending[i]->Get().status())) << pending[i]->Get().status();
+  }
+  EXPECT_EQ(metrics_->late_running.Value(), 1);
+  EXPECT_EQ(metrics_->cancelled_running.Value(), 3);
+  EXPECT_EQ(metrics_->launches_ended_early.Value(), 1);
+  EXPECT_THAT(control_->launches(), ElementsAre(1));
+  control_->Release();
+  EXPECT_TRUE(Submit(*engine_, Call())->Get().ok());
+}
+
+TEST_F(RouterEngineTest, WhoStillWaitsHasTheAnswerWhereOthersLeft) {
+  Start();
+  control_->HeedLife();
+  const PendingResult first = Occupy();
+  std::vector<std::shared_ptr<CancelToken>> tokens;
+  const std::vector<PendingResult> pending = SubmitMany(*engine_, 4, [&](int i) {
+    EngineCall call = Call({static_cast<float>(i)});
+    if (i != 2) tokens.push_back(call.cancel = std::make_shared<CancelToken>());
+    return call;
+  });
+  control_->LetPass();
+  ASSERT_TRUE(first->Get().ok());
+  control_->AwaitHeld(1);
+  for (const auto& token : tokens) token->Cancel();
+  // Longer than a held launch takes to see whether its life is over.
+  absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_FALSE(pending[2]->given());
+  control_->Release();
+  const auto result = pending[2]->Get();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->batch_size, 4);
+  EXPECT_THAT(ToFloats(*result->evaluation.outputs.Find("y")), ElementsAre(4));
+  EXPECT_EQ(metrics_->launches_ended_early.Value(), 0);
+}
+
+TEST_F(RouterEngineTest, ACancelledReportEndsEarly) {
+  Start({}, {Lane::kReference});
+  control_->HeedLife();
+  control_->Hold();
+  EngineCall call = Call();
+  call.cancel = std::make_shared<CancelToken>();
+  const auto token = call.cancel;
+  const auto report = testing::SubmitCompare(*engine_, std::move(call), nullptr);
+  control_->AwaitHeld(1);
+  token->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(report->Get().status()));
+  EXPECT_EQ(metrics_->launches_ended_early.Value(), 1);
+}
+
 TEST_F(RouterEngineTest, AFullQueueSaysWhenToComeBack) {
   Start({.queue = {.max_calls = 2}});
   const PendingResult first = Occupy();
@@ -282,6 +366,55 @@ TEST_F(RouterEngineTest, CallsBeyondTheSizeLimitAreRefused) {
   EXPECT_TRUE(absl::IsResourceExhausted(status));
   EXPECT_FALSE(IsOverload(status));
   EXPECT_THAT(status.message(), HasSubstr("need 24 bytes, the limit is 23"));
+}
+
+TEST_F(RouterEngineTest, AnswersThatNobodyHasReadYetCountInTheMemoryLimit) {
+  // Two outputs of three floats each.
+  Start({.memory_limit_bytes = 24});
+  const PendingResult first = Occupy();
+  const PendingResult second = Submit(*engine_, Call({1, 2, 3}));
+  EXPECT_EQ(engine_->snapshot().answer_bytes, 4 + 12);
+  const absl::Status refused = Submit(*engine_, Call({1, 2, 3}))->Get().status();
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_TRUE(IsOverload(refused));
+  EXPECT_THAT(refused.message(), HasSubstr("outputs need 12 bytes"));
+  EXPECT_THAT(refused.message(), HasSubstr("hold 16 of 24 (--memory-limit)"));
+  EXPECT_EQ(metrics_->rejected_memory_full.Value(), 1);
+  control_->Release();
+  // Answered, and still held by whoever asked.
+  ASSERT_TRUE(first->Get().ok());
+  ASSERT_TRUE(second->Get().ok());
+  EXPECT_TRUE(engine_->Drain(absl::Seconds(20)));
+  EXPECT_EQ(engine_->snapshot().answer_bytes, 4 + 12);
+}
+
+TEST_F(RouterEngineTest, RoomIsThereAgainWhenAnswersAreRead) {
+  Start({.memory_limit_bytes = 24});
+  for (int i = 0; i < 10; ++i) {
+    testing::Answer<bool> answered;
+    std::optional<Tensor> part;
+    engine_->Evaluate(Call({1, 2, 3, 4}), [&](absl::StatusOr<EngineResult> result) {
+      // A view is as good as the whole.
+      if (result.ok()) part = result->evaluation.outputs.Find("y")->Slice(1, 0, 1);
+      result = absl::UnknownError("gone");
+      answered.Give(part.has_value());
+    });
+    ASSERT_EQ(answered.Get().value(), true);
+    EXPECT_EQ(engine_->snapshot().answer_bytes, 16);
+    part.reset();
+    EXPECT_EQ(engine_->snapshot().answer_bytes, 0);
+  }
+  control_->SetError(absl::InvalidArgumentError("no"));
+  EXPECT_FALSE(Submit(*engine_, Call({1, 2, 3, 4}))->Get().ok());
+  EXPECT_EQ(engine_->snapshot().answer_bytes, 0);
+}
+
+TEST_F(RouterEngineTest, WhatNeverFitsIntoTheMemoryLimitIsNoOverload) {
+  Start({.memory_limit_bytes = 11});
+  const absl::Status status = Submit(*engine_, Call({1, 2, 3}))->Get().status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  EXPECT_FALSE(IsOverload(status));
+  EXPECT_THAT(status.message(), HasSubstr("outputs need 12 bytes, the limit is 11"));
 }
 
 TEST_F(RouterEngineTest, ReferenceCallsDoNotHoldUpFastOnes) {

@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "service/engine.h"
 #include "service/router/call_queue.h"
+#include "service/router/launch_life.h"
 
 namespace attnd {
 
@@ -71,12 +72,13 @@ class WorkerLink {
   virtual void Stop() = 0;
 
   // Runs one launch; throws nothing. `done` is given its outputs on the host, exactly once: on this
-  // thread before Execute returns, or later on another. `op` and `call` live until then.
-  // UNAVAILABLE if the worker is lost on the way.
+  // thread before Execute returns, or later on another. `op`, `call` and `life` live until then.
+  // UNAVAILABLE if the worker is lost on the way. A launch whose life is over ends as soon as the
+  // worker can, or is never begun: CANCELLED or DEADLINE_EXCEEDED.
   virtual void Execute(int slot, const Operator& op, const BoundCall& call,
-                       const std::string& kernel, Executed done) = 0;
+                       const std::string& kernel, LaunchLife& life, Executed done) = 0;
   virtual absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
-                                                 const CompareJob& job) = 0;
+                                                 const CompareJob& job, LaunchLife& life) = 0;
 };
 
 }  // namespace attnd

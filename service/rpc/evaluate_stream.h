@@ -13,30 +13,13 @@
 #include <utility>
 
 #include "kernels/core/attributes.h"
+#include "service/byte_budget.h"
 #include "service/engine.h"
 #include "service/rpc/codec.h"
 #include "service/rpc/services.h"
 #include "service/rpc/wire.h"
 
 namespace attnd {
-
-// Bytes that all streams together may hold. Thread-safe.
-class ByteBudget {
- public:
-  explicit ByteBudget(int64_t limit) : left_(limit) {}
-  // All or nothing; a call that asks for too much is never in the way of one that does not.
-  bool Take(int64_t bytes) {
-    int64_t left = left_.load();
-    while (left >= bytes) {
-      if (left_.compare_exchange_weak(left, left - bytes)) return true;
-    }
-    return false;
-  }
-  void Return(int64_t bytes) { left_.fetch_add(bytes); }
-
- private:
-  std::atomic<int64_t> left_;
-};
 
 // Phases follow one another and only one operation is out at a time, so nothing here needs a lock:
 // header, data, evaluation, answer. The bytes of a tensor come in order and without gaps; those of

@@ -5,6 +5,12 @@
 #include "kernels/primitives/composer.h"
 
 namespace attnd::testing {
+namespace {
+
+// How often a held launch looks whether anybody waits for it.
+constexpr absl::Duration kLook = absl::Milliseconds(1);
+
+}  // namespace
 
 void RegisterDouble(Registry& registry) {
   registry.Add({.id = kDouble,
@@ -37,6 +43,11 @@ void FakeControl::Hold() {
   held_ = true;
 }
 
+void FakeControl::LetPass() {
+  absl::MutexLock lock(&mu_);
+  ++passed_;
+}
+
 void FakeControl::Release() {
   absl::MutexLock lock(&mu_);
   held_ = false;
@@ -46,6 +57,17 @@ void FakeControl::AwaitHeld(int launches) {
   absl::MutexLock lock(&mu_);
   const auto enough = [&] { return waiting_ >= launches; };
   mu_.Await(absl::Condition(&enough));
+}
+
+bool FakeControl::AwaitEndedEarly(int launches) {
+  absl::MutexLock lock(&mu_);
+  const auto enough = [&] { return ended_early_ >= launches; };
+  return mu_.AwaitWithTimeout(absl::Condition(&enough), absl::Seconds(20));
+}
+
+void FakeControl::HeedLife() {
+  absl::MutexLock lock(&mu_);
+  heeds_life_ = true;
 }
 
 void FakeControl::SetState(WorkerState state) {
@@ -112,20 +134,20 @@ class FakeWorker final : public WorkerLink {
   void Stop() override { control_->Release(); }
 
   void Execute(int slot, const Operator& op, const BoundCall& call, const std::string& kernel,
-               Executed done) override {
-    done(Run(call));
+               LaunchLife& life, Executed done) override {
+    done(Run(call, life));
   }
 
-  absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
-                                         const CompareJob& job) override {
-    if (absl::Status s = Enter(0); !s.ok()) return s;
+  absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op, const CompareJob& job,
+                                         LaunchLife& life) override {
+    if (absl::Status s = Enter(0, life); !s.ok()) return s;
     absl::MutexLock lock(&control_->mu_);
     return control_->report_;
   }
 
  private:
-  absl::StatusOr<Evaluation> Run(const BoundCall& call) {
-    if (absl::Status s = Enter(call.dim("B")); !s.ok()) return s;
+  absl::StatusOr<Evaluation> Run(const BoundCall& call, const LaunchLife& life) {
+    if (absl::Status s = Enter(call.dim("B"), life); !s.ok()) return s;
     const Tensor& x = call.input("x");
     absl::StatusOr<Tensor> y = AllocateHost(x.dtype(), x.shape());
     if (!y.ok()) return y.status();
@@ -148,12 +170,21 @@ class FakeWorker final : public WorkerLink {
     return evaluation;
   }
 
-  absl::Status Enter(int64_t rows) {
+  absl::Status Enter(int64_t rows, const LaunchLife& life) {
     absl::MutexLock lock(&control_->mu_);
     ++control_->waiting_;
-    const auto released = [this] { return !control_->held_; };
-    control_->mu_.Await(absl::Condition(&released));
+    const auto released = [this, passed = control_->passed_] {
+      return !control_->held_ || control_->passed_ != passed;
+    };
+    bool over = false;
+    do {
+      over = control_->heeds_life_ && life.over();
+    } while (!over && !control_->mu_.AwaitWithTimeout(absl::Condition(&released), kLook));
     --control_->waiting_;
+    if (over) {
+      ++control_->ended_early_;
+      return absl::CancelledError("ended early");
+    }
     if (!control_->error_.ok()) return control_->error_;
     if (rows > 1 && !control_->batch_error_.ok()) return control_->batch_error_;
     control_->launches_.push_back(rows);

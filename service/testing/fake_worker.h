@@ -25,8 +25,14 @@ class FakeControl {
   // While held, launches wait after they were taken.
   void Hold();
   void Release();
+  // Lets those go that wait now, and holds those that follow.
+  void LetPass();
   // Waits until so many launches wait.
   void AwaitHeld(int launches);
+  // From now on launches that are held end when their lives are over. At first they cannot.
+  void HeedLife();
+  // Waits until so many did; returns whether they do in time.
+  bool AwaitEndedEarly(int launches);
 
   void SetState(WorkerState state);
   // What launches answer from now on; OK lets them run.
@@ -48,6 +54,9 @@ class FakeControl {
   mutable absl::Mutex mu_;
   bool held_ = false;
   int waiting_ = 0;
+  int passed_ = 0;
+  bool heeds_life_ = false;
+  int ended_early_ = 0;
   absl::Status error_;
   absl::Status batch_error_;
   std::string kernel_ = "twice";

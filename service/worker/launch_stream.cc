@@ -23,20 +23,39 @@ std::shared_ptr<LaunchStream> LaunchStream::Open(v1::Worker::Stub& stub,
   return stream;
 }
 
-void LaunchStream::Send(Answered answered) {
+uint64_t LaunchStream::Send(Answered answered) {
+  uint64_t number;
   {
     absl::MutexLock lock(&mu_);
+    number = ++number_;
+    cancelled_ = false;
     if (!done_) {
       answered_ = std::move(answered);
       // Otherwise OnDone comes, and knows why.
       if (open_) {
+        request_.mutable_call()->set_number(number);
         writing_ = true;
         StartWrite(&request_);
       }
-      return;
+      return number;
     }
   }
   answered(Lost(grpc::Status::OK), answer_);
+  return number;
+}
+
+void LaunchStream::Cancel(uint64_t number) {
+  absl::MutexLock lock(&mu_);
+  if (number != number_ || answered_ == nullptr || answer_came_ || !open_) return;
+  cancelled_ = true;
+  if (!writing_) WriteCancel();
+}
+
+void LaunchStream::WriteCancel() {
+  cancelled_ = false;
+  cancel_.mutable_cancel()->set_number(number_);
+  writing_ = true;
+  StartWrite(&cancel_);
 }
 
 void LaunchStream::Deliver(Answered answered) {
@@ -73,7 +92,10 @@ void LaunchStream::OnWriteDone(bool ok) {
   {
     absl::MutexLock lock(&mu_);
     writing_ = false;
-    if (!answer_came_) return;
+    if (!answer_came_) {
+      if (ok && open_ && cancelled_) WriteCancel();
+      return;
+    }
     answer_came_ = false;
     answered = std::move(answered_);
     answered_ = nullptr;

@@ -28,8 +28,11 @@ class LaunchStream final : public grpc::ClientBidiReactor<v1::ExecuteFrame, v1::
   // The next request, which Send sends. It is of the caller from Open, and again from an answer,
   // until Send.
   v1::ExecuteFrame& request() { return request_; }
-  // At most one request is under way at a time.
-  void Send(Answered answered);
+  // At most one request is under way at a time. Returns its number.
+  uint64_t Send(Answered answered);
+  // Tells the worker that nobody waits for the answer of this request. The answer comes all the
+  // same. Nothing happens once it came. From any thread.
+  void Cancel(uint64_t number);
 
   // Whether nothing can be sent any more.
   bool ended() const {
@@ -48,10 +51,12 @@ class LaunchStream final : public grpc::ClientBidiReactor<v1::ExecuteFrame, v1::
   // A read is always under way while the stream is open, so that its end is noticed and that gRPC
   // keeps the stream for writes from any thread.
   void Deliver(Answered answered);
+  void WriteCancel() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const std::shared_ptr<grpc::ClientContext> context_;
   std::shared_ptr<LaunchStream> self_;
   v1::ExecuteFrame request_;
+  v1::ExecuteFrame cancel_;
   v1::ExecuteFrame answer_;
 
   mutable absl::Mutex mu_;
@@ -59,7 +64,9 @@ class LaunchStream final : public grpc::ClientBidiReactor<v1::ExecuteFrame, v1::
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool answer_came_ ABSL_GUARDED_BY(mu_) = false;
   bool done_ ABSL_GUARDED_BY(mu_) = false;
-  Answered answered_ ABSL_GUARDED_BY(mu_);  // Set while a request is under way.
+  Answered answered_ ABSL_GUARDED_BY(mu_);       // Set while a request is under way.
+  uint64_t number_ ABSL_GUARDED_BY(mu_) = 0;     // Of the last request.
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;  // The last request, once its own write is done.
 };
 
 }  // namespace attnd

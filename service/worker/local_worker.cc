@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "kernels/core/evaluate.h"
+#include "kernels/core/interrupt.h"
 #include "kernels/core/numerics.h"
 #include "kernels/core/random_call.h"
 #include "kernels/primitives/cpu/cpu_backend.h"
@@ -86,14 +87,15 @@ absl::StatusOr<std::unique_ptr<LocalWorker>> LocalWorker::Create(const LocalWork
   absl::StatusOr<int> ordinal = ChooseDevice(options.device);
   if (!ordinal.ok()) return ordinal.status();
   std::unique_ptr<LocalWorker> worker(new LocalWorker(registry));
-  worker->cpu_ = CreateCpuBackend(
-      {.threads = options.cpu_threads, .memory_limit_bytes = options.memory_limit_bytes});
+  worker->cpu_ = CreateCpuBackend({.threads = options.cpu_threads,
+                                   .memory_limit_bytes = options.memory_limit_bytes,
+                                   .memory_limit_name = "--memory-limit"});
   const bool cpu = *ordinal == kCpu;
   worker->fast_slots_ = options.executors > 0 ? options.executors : (cpu ? 2 : 1);
   if (!cpu) {
     for (size_t slot = 0; slot < worker->slots().size(); ++slot) {
       absl::StatusOr<std::unique_ptr<Backend>> backend = CreateCudaBackend(
-          {.ordinal = *ordinal, .memory_limit_bytes = options.memory_limit_bytes}, registry);
+          {.ordinal = *ordinal, .memory_limit_bytes = options.gpu_memory_limit_bytes}, registry);
       if (!backend.ok()) return backend.status();
       worker->cuda_.push_back(*std::move(backend));
     }
@@ -127,8 +129,9 @@ std::vector<DeviceUse> LocalWorker::uses() const {
   return uses;
 }
 
-void LocalWorker::NoteFailure(const Backend& backend, const absl::Status& status) {
+void LocalWorker::NoteFailure(Backend& backend, const absl::Status& status) {
   if (backend.device() != Device::kCuda) return;
+  if (absl::IsCancelled(status) && absl::IsInternal(backend.Synchronize())) ++gpu_faults_;
   if (absl::IsResourceExhausted(status)) ++gpu_out_of_memory_;
   if (absl::IsInternal(status)) ++gpu_faults_;
 }
@@ -140,23 +143,25 @@ std::vector<Lane> LocalWorker::slots() const {
 }
 
 void LocalWorker::Execute(int slot, const Operator& op, const BoundCall& call,
-                          const std::string& kernel, Executed done) {
+                          const std::string& kernel, LaunchLife& life, Executed done) {
   Backend& backend = call.dtype() == DType::kFloat64 ? *cpu_ : BackendOf(slot);
-  absl::StatusOr<Evaluation> evaluation =
-      Guarded([&] { return EvaluateBound(op, backend, call, kernel); });
+  absl::StatusOr<Evaluation> evaluation = Guarded([&] {
+    return Interruptible(life, [&] { return EvaluateBound(op, backend, call, kernel); });
+  });
   NoteFailure(backend, evaluation.status());
   done(std::move(evaluation));
 }
 
 absl::StatusOr<NumericsReport> LocalWorker::Compare(int slot, const Operator& op,
-                                                    const CompareJob& job) {
+                                                    const CompareJob& job, LaunchLife& life) {
   absl::StatusOr<CallRequest> request = job.request;
   if (job.random) request = DrawCall(op, job);
   if (!request.ok()) return request.status();
   absl::StatusOr<BoundCall> bound = Bind(op.spec, *request);
   if (!bound.ok()) return bound.status();
   Backend& backend = bound->dtype() == DType::kFloat64 ? *cpu_ : BackendOf(slot);
-  absl::StatusOr<NumericsReport> report = attnd::Compare(op, backend, *cpu_, *request);
+  absl::StatusOr<NumericsReport> report =
+      Interruptible(life, [&] { return attnd::Compare(op, backend, *cpu_, *request); });
   NoteFailure(backend, report.status());
   return report;
 }

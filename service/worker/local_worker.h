@@ -17,7 +17,8 @@ struct LocalWorkerOptions {
   std::string device = "auto";     // "auto", "cpu" or "cuda:N".
   int executors = 0;               // Fast launches at a time; 0: two on the CPU, one on a GPU.
   int cpu_threads = 0;             // 0: all cores.
-  int64_t memory_limit_bytes = 0;  // Of each backend; 0: none.
+  int64_t memory_limit_bytes = 0;      // Of tensors on the CPU; 0: none.
+  int64_t gpu_memory_limit_bytes = 0;  // Of each executor's on a GPU; 0: what the GPU has.
 };
 
 class LocalWorker final : public WorkerLink {
@@ -34,12 +35,12 @@ class LocalWorker final : public WorkerLink {
   std::vector<DeviceUse> uses() const override;
   std::vector<Lane> slots() const override;
   void Start(StateObserver observer) override { observer(WorkerState::kUp); }
-  // Launches cannot be interrupted.
+  // Launches run to their end, while anybody waits for them.
   void Stop() override {}
   void Execute(int slot, const Operator& op, const BoundCall& call, const std::string& kernel,
-               Executed done) override;
-  absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
-                                         const CompareJob& job) override;
+               LaunchLife& life, Executed done) override;
+  absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op, const CompareJob& job,
+                                         LaunchLife& life) override;
 
  private:
   explicit LocalWorker(const Registry& registry) : registry_(registry) {}
@@ -47,8 +48,9 @@ class LocalWorker final : public WorkerLink {
   // any number.
   Backend& BackendOf(int slot) { return cuda_.empty() ? *cpu_ : *cuda_[slot]; }
 
-  // Counts what went wrong on a GPU.
-  void NoteFailure(const Backend& backend, const absl::Status& status);
+  // Counts what went wrong on a GPU. What was ended early may have work under way, on memory that
+  // is about to go: waits for it.
+  void NoteFailure(Backend& backend, const absl::Status& status);
 
   const Registry& registry_;
   std::unique_ptr<Backend> cpu_;

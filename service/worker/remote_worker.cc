@@ -2,10 +2,12 @@
 
 #include <grpcpp/create_channel.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "service/clock.h"
 #include "service/guarded.h"
 #include "service/log.h"
 #include "service/version.h"
@@ -43,6 +45,17 @@ bool FitsOneFrame(const BoundCall& call) {
     if (!size.ok() || __builtin_add_overflow(bytes, *size, &bytes)) return false;
   }
   return bytes <= kFrameBytes;
+}
+
+// Of a launch that nobody waits for: never begun, or ended early.
+absl::Status NobodyWaits() { return absl::CancelledError("ended early: nobody waits for it"); }
+
+// How long somebody waits, as LaunchCall has it.
+uint64_t TimeoutOf(const LaunchLife& life) {
+  const absl::Time deadline = life.deadline();
+  if (deadline == absl::InfiniteFuture()) return 0;
+  return static_cast<uint64_t>(
+      std::max<int64_t>(1, absl::ToInt64Nanoseconds(deadline - MonotonicNow())));
 }
 
 Evaluation ToEvaluation(const v1::LaunchResult& result, NamedTensors outputs) {
@@ -94,9 +107,12 @@ class RemoteWorker::AttachReactor final : public grpc::ClientReadReactor<v1::Wor
     ended_.WaitForNotification();
     return code_;
   }
+  // Whether it told its state, before the end.
+  bool attached() const { return attached_; }
 
   void OnReadDone(bool ok) override {
     if (!ok) return;
+    attached_ = true;
     observer_(worker_.Learn(status_));
     StartRead(&status_);
   }
@@ -112,6 +128,7 @@ class RemoteWorker::AttachReactor final : public grpc::ClientReadReactor<v1::Wor
   const v1::AttachRequest request_;
   v1::WorkerStatus status_;
   grpc::StatusCode code_ = grpc::StatusCode::OK;
+  bool attached_ = false;
   absl::Notification ended_;
 };
 
@@ -159,26 +176,38 @@ void RemoteWorker::Stop() {
 
 void RemoteWorker::Watch(const StateObserver& observer) {
   observer(WorkerState::kDown);
+  absl::Duration wait = options_.min_backoff;
   while (true) {
     {
-      AttachReactor attached(*this, observer);
-      const grpc::StatusCode end = attached.Await();
+      AttachReactor reactor(*this, observer);
+      const grpc::StatusCode end = reactor.Await();
       observer(WorkerState::kDown);
-      if (end == grpc::StatusCode::UNIMPLEMENTED) {
+      if (end == grpc::StatusCode::UNIMPLEMENTED && IsNews("no worker")) {
         Log(LogLevel::kError, "not an attnd worker", {{"worker", options_.target}});
       }
+      // Where nobody listens gRPC itself waits; this is for what answers and is no worker.
+      if (reactor.attached()) wait = options_.min_backoff;
     }
     absl::MutexLock lock(&mu_);
-    if (mu_.AwaitWithTimeout(absl::Condition(&stopping_), options_.min_backoff)) return;
+    if (mu_.AwaitWithTimeout(absl::Condition(&stopping_), wait)) return;
+    wait = std::min(2 * wait, options_.max_attach_backoff);
   }
+}
+
+bool RemoteWorker::IsNews(const std::string& fault) {
+  absl::MutexLock lock(&mu_);
+  return std::exchange(fault_, fault) != fault;
 }
 
 WorkerState RemoteWorker::Learn(const v1::WorkerStatus& status) {
   if (status.version() != kVersion) {
-    Log(LogLevel::kError, "worker of another build",
-        {{"worker", options_.target}, {"version", status.version()}, {"expected", kVersion}});
+    if (IsNews(status.version())) {
+      Log(LogLevel::kError, "worker of another build",
+          {{"worker", options_.target}, {"version", status.version()}, {"expected", kVersion}});
+    }
     return WorkerState::kDown;
   }
+  IsNews("");
   KernelTable table;
   for (const v1::OperatorKernels& op : status.operators()) {
     std::vector<Engine::KernelName> names;
@@ -194,11 +223,17 @@ WorkerState RemoteWorker::Learn(const v1::WorkerStatus& status) {
 }
 
 absl::StatusOr<RemoteWorker::Answer> RemoteWorker::Exchange(v1::ExecuteFrame first,
-                                                            const NamedTensors& tensors) {
+                                                            const NamedTensors& tensors,
+                                                            LaunchLife& life) {
+  if (life.over()) return NobodyWaits();
+  first.mutable_call()->set_timeout_ns(TimeoutOf(life));
   absl::StatusOr<FrameWriter> writer = FrameWriter::Create(std::move(first), tensors);
   if (!writer.ok()) return writer.status();
-  Running running(*this);
-  const auto stream = stub_->Execute(&running.context());
+  const auto running = std::make_shared<Running>(*this);
+  const auto stream = stub_->Execute(&running->context());
+  life.WhenOver([weak = std::weak_ptr<Running>(running)] {
+    if (const std::shared_ptr<Running> still = weak.lock()) still->context().TryCancel();
+  });
   v1::ExecuteFrame frame;
   // A write that fails means that the status is there to be read.
   for (bool ok = true; ok && !writer->done();) {
@@ -216,7 +251,7 @@ absl::StatusOr<RemoteWorker::Answer> RemoteWorker::Exchange(v1::ExecuteFrame fir
     }
     if (broken.ok()) broken = reader.Append(frame);
     if (!broken.ok()) {
-      running.context().TryCancel();
+      running->context().TryCancel();
       break;
     }
     if (frame.has_result() || frame.has_report()) {
@@ -229,14 +264,15 @@ absl::StatusOr<RemoteWorker::Answer> RemoteWorker::Exchange(v1::ExecuteFrame fir
     return absl::InternalError(
         absl::StrCat("answer of worker ", options_.target, ": ", broken.message()));
   }
-  if (!status.ok()) return Failure(status);
+  if (!status.ok()) return Failure(status, life);
   absl::StatusOr<NamedTensors> outputs = reader.Finish();
   if (!outputs.ok()) return absl::InternalError(outputs.status().message());
   answer.tensors = *std::move(outputs);
   return answer;
 }
 
-absl::Status RemoteWorker::Failure(const grpc::Status& status) const {
+absl::Status RemoteWorker::Failure(const grpc::Status& status, const LaunchLife& life) const {
+  if (life.over()) return NobodyWaits();
   const bool lost = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
                     status.error_code() == grpc::StatusCode::CANCELLED;
   if (!lost) return FromWire(status);
@@ -244,7 +280,7 @@ absl::Status RemoteWorker::Failure(const grpc::Status& status) const {
       "worker ", options_.target, " was lost, repeat the call: ", status.error_message()));
 }
 
-LaunchStream& RemoteWorker::StreamOf(int slot) {
+const std::shared_ptr<LaunchStream>& RemoteWorker::StreamOf(int slot) {
   std::shared_ptr<LaunchStream>& stream = launch_streams_[slot];
   if (stream == nullptr || stream->ended()) {
     auto running = std::make_shared<Running>(*this);
@@ -252,17 +288,21 @@ LaunchStream& RemoteWorker::StreamOf(int slot) {
     stream = LaunchStream::Open(*stub_,
                                 std::shared_ptr<grpc::ClientContext>(std::move(running), context));
   }
-  return *stream;
+  return stream;
 }
 
-void RemoteWorker::ExchangeSmall(LaunchStream& stream, Executed done) {
-  stream.Send([this, done = std::move(done)](const grpc::Status& status,
-                                             const v1::ExecuteFrame& answer) mutable {
+void RemoteWorker::ExchangeSmall(const std::shared_ptr<LaunchStream>& stream, LaunchLife& life,
+                                 Executed done) {
+  // The launch may have its answer, and its life be gone, before Send returns.
+  const std::shared_ptr<LaunchLife> kept = life.shared_from_this();
+  const uint64_t number = stream->Send([this, &life, done = std::move(done)](
+                                           const grpc::Status& status,
+                                           const v1::ExecuteFrame& answer) mutable {
     done(Guarded([&]() -> absl::StatusOr<Evaluation> {
-      if (!status.ok()) return Failure(status);
+      if (!status.ok()) return Failure(status, life);
       if (answer.has_error() && answer.error().code() != 0) {
         return Failure(
-            {static_cast<grpc::StatusCode>(answer.error().code()), answer.error().message()});
+            {static_cast<grpc::StatusCode>(answer.error().code()), answer.error().message()}, life);
       }
       absl::StatusOr<NamedTensors> outputs = absl::InvalidArgumentError("frame: expected a result");
       if (answer.has_result()) {
@@ -275,10 +315,14 @@ void RemoteWorker::ExchangeSmall(LaunchStream& stream, Executed done) {
       return ToEvaluation(answer.result(), *std::move(outputs));
     }));
   });
+  kept->WhenOver([weak = std::weak_ptr<LaunchStream>(stream), number] {
+    if (const std::shared_ptr<LaunchStream> still = weak.lock()) still->Cancel(number);
+  });
 }
 
 void RemoteWorker::Execute(int slot, const Operator& op, const BoundCall& call,
-                           const std::string& kernel, Executed done) {
+                           const std::string& kernel, LaunchLife& life, Executed done) {
+  if (life.over()) return done(NobodyWaits());
   const auto fill = [&](v1::ExecuteFrame* frame) {
     v1::LaunchCall* header = frame->mutable_call();
     header->set_op(op.spec.id());
@@ -289,26 +333,29 @@ void RemoteWorker::Execute(int slot, const Operator& op, const BoundCall& call,
     }
   };
   if (FitsOneFrame(call)) {
-    LaunchStream& stream = StreamOf(slot);
+    // A copy: the slot may have another by the time that this one is told.
+    const std::shared_ptr<LaunchStream> stream = StreamOf(slot);
     const absl::Status filled = Guarded([&] {
-      stream.request().Clear();
-      fill(&stream.request());
-      return WriteOne(call.inputs(), &stream.request());
+      v1::ExecuteFrame& request = stream->request();
+      request.Clear();
+      fill(&request);
+      request.mutable_call()->set_timeout_ns(TimeoutOf(life));
+      return WriteOne(call.inputs(), &request);
     });
     if (!filled.ok()) return done(filled);
-    return ExchangeSmall(stream, std::move(done));
+    return ExchangeSmall(stream, life, std::move(done));
   }
   done(Guarded([&]() -> absl::StatusOr<Evaluation> {
     v1::ExecuteFrame first;
     fill(&first);
-    absl::StatusOr<Answer> answer = Exchange(std::move(first), call.inputs());
+    absl::StatusOr<Answer> answer = Exchange(std::move(first), call.inputs(), life);
     if (!answer.ok()) return answer.status();
     return ToEvaluation(answer->header.result(), std::move(answer->tensors));
   }));
 }
 
 absl::StatusOr<NumericsReport> RemoteWorker::Compare(int slot, const Operator& op,
-                                                     const CompareJob& job) {
+                                                     const CompareJob& job, LaunchLife& life) {
   v1::ExecuteFrame first;
   v1::LaunchCall* header = first.mutable_call();
   header->set_op(op.spec.id());
@@ -319,7 +366,7 @@ absl::StatusOr<NumericsReport> RemoteWorker::Compare(int slot, const Operator& o
   for (const auto& [name, value] : job.request.attributes) {
     ToWire(value, &(*header->mutable_attributes())[name]);
   }
-  absl::StatusOr<Answer> answer = Exchange(std::move(first), job.request.inputs);
+  absl::StatusOr<Answer> answer = Exchange(std::move(first), job.request.inputs, life);
   if (!answer.ok()) return answer.status();
   return FromWire(answer->header.report());
 }

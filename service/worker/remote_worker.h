@@ -23,6 +23,8 @@ struct RemoteWorkerOptions {
   // Bounds of the time between attempts to reach a worker that is gone.
   absl::Duration min_backoff = absl::Milliseconds(100);
   absl::Duration max_backoff = absl::Seconds(1);
+  // The longest time between attempts where something answers that is no worker.
+  absl::Duration max_attach_backoff = absl::Seconds(4);
 };
 
 // Keeps one stream open to learn the worker's state. The stream breaks when the worker's process
@@ -41,9 +43,9 @@ class RemoteWorker final : public WorkerLink {
   void Stop() override;
   // Launches that fit into a frame are answered later, on a thread of gRPC's; others on this one.
   void Execute(int slot, const Operator& op, const BoundCall& call, const std::string& kernel,
-               Executed done) override;
-  absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op,
-                                         const CompareJob& job) override;
+               LaunchLife& life, Executed done) override;
+  absl::StatusOr<NumericsReport> Compare(int slot, const Operator& op, const CompareJob& job,
+                                         LaunchLife& life) override;
 
  private:
   // A running RPC, so that Stop can end it.
@@ -55,15 +57,18 @@ class RemoteWorker final : public WorkerLink {
   };
 
   void Watch(const StateObserver& observer);
+  // Notes what is wrong with whoever answers there (empty: nothing); whether that is to be told.
+  bool IsNews(const std::string& fault);
   // Returns the state to report; kDown for a worker of another build.
   WorkerState Learn(const v1::WorkerStatus& status);
-  absl::StatusOr<Answer> Exchange(v1::ExecuteFrame first, const NamedTensors& tensors);
+  absl::StatusOr<Answer> Exchange(v1::ExecuteFrame first, const NamedTensors& tensors,
+                                  LaunchLife& life);
   // Sends the stream's request.
-  void ExchangeSmall(LaunchStream& stream, Executed done);
+  void ExchangeSmall(const std::shared_ptr<LaunchStream>& stream, LaunchLife& life, Executed done);
   // The slot's stream, a new one if there was none or it ended.
-  LaunchStream& StreamOf(int slot);
+  const std::shared_ptr<LaunchStream>& StreamOf(int slot);
   // What became of a launch that did not succeed.
-  absl::Status Failure(const grpc::Status& status) const;
+  absl::Status Failure(const grpc::Status& status, const LaunchLife& life) const;
 
   const RemoteWorkerOptions options_;
   const std::unique_ptr<v1::Worker::Stub> stub_;
@@ -72,6 +77,7 @@ class RemoteWorker final : public WorkerLink {
   std::vector<std::shared_ptr<LaunchStream>> launch_streams_;
   mutable absl::Mutex mu_;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  std::string fault_ ABSL_GUARDED_BY(mu_);
   std::string device_ ABSL_GUARDED_BY(mu_);
   KernelTable kernels_ ABSL_GUARDED_BY(mu_);
   std::unordered_set<grpc::ClientContext*> running_ ABSL_GUARDED_BY(mu_);

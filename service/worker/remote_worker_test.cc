@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <random>
 #include <thread>
 #include <utility>
 
@@ -64,6 +65,7 @@ class WorkerProcess {
   int port() const { return server_->port(); }
   void SetDraining() { service_.SetDraining(); }
   void Detach() { service_.Detach(); }
+  size_t waiting() const { return node_.engine.snapshot().waiting[0]; }
   std::vector<prometheus::MetricFamily> Metrics() const { return node_.registry.Collect(); }
 
  private:
@@ -86,6 +88,26 @@ class RemoteWorkerTest : public ::testing::Test {
   }
 
   RouterEngine& engine() { return router_->engine; }
+
+  // Of small launches, as the worker counts them.
+  struct Streams {
+    double open = 0, ended = 0;
+  };
+  Streams SmallStreams() const {
+    Streams streams;
+    for (const prometheus::MetricFamily& family : worker_->Metrics()) {
+      for (const prometheus::ClientMetric& metric : family.metric) {
+        const bool small = std::any_of(
+            metric.label.begin(), metric.label.end(),
+            [](const auto& label) { return label.value == "attnd.v1.Worker/ExecuteSmall"; });
+        if (small && family.name == "attnd_rpc_in_flight") streams.open += metric.gauge.value;
+        if (small && family.name == "attnd_rpc_requests_total") {
+          streams.ended += metric.counter.value;
+        }
+      }
+    }
+    return streams;
+  }
 
   static bool Await(absl::FunctionRef<bool()> condition) {
     const absl::Time end = absl::Now() + absl::Seconds(20);
@@ -187,19 +209,125 @@ TEST_F(RemoteWorkerTest, SmallLaunchesKeepTheirStreamThroughErrors) {
       EXPECT_THAT(ToFloats(*result->evaluation.outputs.Find("y")), ElementsAre(2 * round));
     }
   }
-  double streams = 0, ended = 0;
-  for (const prometheus::MetricFamily& family : worker_->Metrics()) {
-    for (const prometheus::ClientMetric& metric : family.metric) {
-      const bool small = std::any_of(
-          metric.label.begin(), metric.label.end(),
-          [](const auto& label) { return label.value == "attnd.v1.Worker/ExecuteSmall"; });
-      if (small && family.name == "attnd_rpc_in_flight") streams += metric.gauge.value;
-      if (small && family.name == "attnd_rpc_requests_total") ended += metric.counter.value;
+  const Streams streams = SmallStreams();
+  EXPECT_GE(streams.open, 1);
+  EXPECT_LE(streams.open, 2);  // One for each slot of the lane.
+  EXPECT_EQ(streams.ended, 0);
+}
+
+// Elements of a launch that fits into a frame and is not run where it arrives.
+constexpr size_t kHeavy = 2000;
+
+TEST_F(RemoteWorkerTest, ALaunchThatNobodyWaitsForEndsAtTheWorker) {
+  control_->HeedLife();
+  int ended = 0;
+  for (const size_t count : {kHeavy, size_t{3000001}}) {
+    for (const bool by_deadline : {false, true}) {
+      control_->Hold();
+      EngineCall call{.request = DoubleRequest(std::vector<float>(count, 1))};
+      const auto token = std::make_shared<CancelToken>();
+      if (by_deadline) {
+        call.deadline = absl::Now() + absl::Milliseconds(500);
+      } else {
+        call.cancel = token;
+      }
+      const PendingResult gone = Submit(engine(), std::move(call));
+      control_->AwaitHeld(1);
+      if (!by_deadline) token->Cancel();
+      EXPECT_TRUE(control_->AwaitEndedEarly(++ended)) << count << (by_deadline ? " deadline" : "");
+      const absl::Status status = gone->Get().status();
+      EXPECT_TRUE(by_deadline ? absl::IsDeadlineExceeded(status) : absl::IsCancelled(status))
+          << status;
+      control_->Release();
+      // The worker is none the worse for it.
+      const auto result = Submit(engine(), {.request = DoubleRequest({4})})->Get();
+      ASSERT_TRUE(result.ok()) << result.status();
+      EXPECT_THAT(ToFloats(*result->evaluation.outputs.Find("y")), ElementsAre(8));
     }
   }
-  EXPECT_GE(streams, 1);
-  EXPECT_LE(streams, 2);  // One for each slot of the lane.
-  EXPECT_EQ(ended, 0);
+  EXPECT_EQ(router_->metrics.launches_ended_early.Value(), ended);
+  // Nobody else's stream was touched.
+  EXPECT_EQ(SmallStreams().ended, 0);
+}
+
+TEST_F(RemoteWorkerTest, ALaunchThatWaitsForItsTurnAtTheWorkerIsNeverRun) {
+  // More at a time than the worker has slots.
+  router_ = std::make_unique<Node>(
+      operators_, One(std::make_unique<RemoteWorker>(RemoteWorkerOptions{
+                      .target = absl::StrCat("127.0.0.1:", port_), .streams = 4})));
+  ASSERT_TRUE(Await([this] { return engine().ready(); }));
+  control_->Hold();
+  std::vector<PendingResult> held;
+  for (int i = 1; i <= 2; ++i) {
+    held.push_back(Submit(engine(), {.request = DoubleRequest(std::vector<float>(kHeavy))}));
+    control_->AwaitHeld(i);
+  }
+  EngineCall call{.request = DoubleRequest(std::vector<float>(kHeavy + 1))};
+  call.cancel = std::make_shared<CancelToken>();
+  const auto token = call.cancel;
+  const PendingResult gone = Submit(engine(), std::move(call));
+  EngineCall late{.request = DoubleRequest(std::vector<float>(kHeavy + 2))};
+  late.deadline = absl::Now() + absl::Milliseconds(500);
+  const PendingResult passed = Submit(engine(), std::move(late));
+  ASSERT_TRUE(Await([this] { return worker_->waiting() == 2; }));
+  token->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(gone->Get().status())) << gone->Get().status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(passed->Get().status())) << passed->Get().status();
+  control_->Release();
+  for (const PendingResult& answer : held) EXPECT_TRUE(answer->Get().ok());
+  EXPECT_THAT(control_->launches(), ElementsAre(1, 1));
+  EXPECT_EQ(SmallStreams().ended, 0);
+}
+
+TEST_F(RemoteWorkerTest, ACancelledReportEndsAtTheWorker) {
+  control_->HeedLife();
+  control_->Hold();
+  EngineCall call{.request = DoubleRequest(std::vector<float>(kHeavy))};
+  call.cancel = std::make_shared<CancelToken>();
+  const auto token = call.cancel;
+  const auto report = testing::SubmitCompare(engine(), std::move(call), nullptr);
+  control_->AwaitHeld(1);
+  token->Cancel();
+  EXPECT_TRUE(control_->AwaitEndedEarly(1));
+  EXPECT_TRUE(absl::IsCancelled(report->Get().status())) << report->Get().status();
+}
+
+// Cancellations that meet answers, and the next launches, on the streams.
+TEST_F(RemoteWorkerTest, CancellationsInAStormTouchNobodyElse) {
+  constexpr int kCallers = 6, kCalls = 300;
+  std::vector<std::thread> callers;
+  std::atomic<int> wrong = 0, answered = 0;
+  for (int caller = 0; caller < kCallers; ++caller) {
+    callers.emplace_back([this, caller, &wrong, &answered] {
+      std::mt19937 random(static_cast<unsigned>(caller) +
+                          static_cast<unsigned>(absl::ToUnixNanos(absl::Now())));
+      for (int i = 0; i < kCalls; ++i) {
+        const auto value = static_cast<float>(caller * kCalls + i);
+        const bool leaves = random() % 2 == 0;
+        EngineCall call{.request = DoubleRequest({value})};
+        const auto token = std::make_shared<CancelToken>();
+        call.cancel = token;
+        const PendingResult pending = Submit(engine(), std::move(call));
+        if (leaves) {
+          const absl::Time until = absl::Now() + absl::Microseconds(random() % 300);
+          while (absl::Now() < until) continue;
+          token->Cancel();
+        }
+        const auto result = pending->Get();
+        if (result.ok()) {
+          ++answered;
+          const std::vector<float> y = ToFloats(*result->evaluation.outputs.Find("y"));
+          if (y != std::vector<float>{2 * value}) ++wrong;
+        } else if (!leaves || !absl::IsCancelled(result.status())) {
+          ++wrong;
+        }
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GE(answered, kCallers * kCalls / 3);
+  EXPECT_EQ(SmallStreams().ended, 0);
 }
 
 TEST_F(RemoteWorkerTest, ManyCallersShareTheStreams) {
@@ -273,6 +401,42 @@ TEST_F(RemoteWorkerTest, TwoServersNeverShareASocket) {
       GrpcServer::Start({.address = "127.0.0.1", .port = 0, .socket = path}, metrics, {}, {});
   EXPECT_TRUE(absl::IsUnavailable(second.status())) << second.status();
   EXPECT_THAT(second.status().message(), HasSubstr(path));
+}
+
+TEST_F(RemoteWorkerTest, WhatIsNoWorkerIsAskedMoreAndMoreSeldomAndToldOnce) {
+  worker_ = nullptr;
+  prometheus::Registry registry;
+  RpcMetrics metrics(registry, [](absl::string_view) { return false; });
+  auto other = GrpcServer::Start({.address = "127.0.0.1", .port = 0}, metrics, {}, {});
+  ASSERT_TRUE(other.ok()) << other.status();
+  const int port = (*other)->port();
+  ::testing::internal::CaptureStderr();
+  const absl::Time start = absl::Now();
+  router_ =
+      std::make_unique<Node>(operators_, One(std::make_unique<RemoteWorker>(RemoteWorkerOptions{
+                                             .target = absl::StrCat("127.0.0.1:", port),
+                                             .min_backoff = absl::Milliseconds(10),
+                                             .max_attach_backoff = absl::Milliseconds(320)})));
+  const auto attempts = [&] {
+    double count = 0;
+    for (const prometheus::MetricFamily& family : registry.Collect()) {
+      if (family.name != "attnd_rpc_requests_total") continue;
+      for (const prometheus::ClientMetric& metric : family.metric) count += metric.counter.value;
+    }
+    return count;
+  };
+  // After waits of 10, 20, ... 320 ms, and then 320 each.
+  EXPECT_TRUE(Await([&] { return attempts() >= 8; }));
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(10 + 20 + 40 + 80 + 160 + 320 + 320));
+  (*other)->Shutdown();
+  other->reset();
+  // A worker in its place is found.
+  worker_ = std::make_unique<WorkerProcess>(operators_, control_, port);
+  EXPECT_TRUE(Await([this] { return engine().ready(); }));
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  const std::string told = "not an attnd worker";
+  EXPECT_NE(log.find(told), std::string::npos) << log;
+  EXPECT_EQ(log.find(told), log.rfind(told)) << log;
 }
 
 TEST_F(RemoteWorkerTest, DrainingIsHeardAndRunningCallsFinish) {

@@ -1,5 +1,7 @@
 #include "service/worker/worker_service.h"
 
+#include <algorithm>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -31,6 +33,10 @@ absl::StatusOr<EngineCall> MakeCall(const v1::LaunchCall& header,
   }
   call.priority = header.priority();
   call.cancel = std::move(cancel);
+  if (header.timeout_ns() > 0) {
+    call.deadline = absl::Now() + absl::Nanoseconds(static_cast<int64_t>(std::min<uint64_t>(
+                                      header.timeout_ns(), std::numeric_limits<int64_t>::max())));
+  }
   return call;
 }
 
@@ -199,8 +205,10 @@ class WorkerService::ExecuteReactor final
   v1::ExecuteFrame out_;
 };
 
-// The small launches of a router's slot, one at a time: a read, the engine, a write, and again.
-// Owns itself until the stream ends, which is not before the engine has answered.
+// The small launches of a router's slot, one at a time: a read, the engine, a write, and again. A
+// read is under way meanwhile, too: it brings the news that nobody waits for the launch, or the
+// next one, which may overtake the end of the last one's write. Owns itself until the stream ends,
+// which is not before the engine has answered.
 class WorkerService::SmallReactor final
     : public grpc::ServerBidiReactor<v1::ExecuteFrame, v1::ExecuteFrame> {
  public:
@@ -219,43 +227,91 @@ class WorkerService::SmallReactor final
   }
 
   void OnReadDone(bool ok) override {
+    std::shared_ptr<CancelToken> cancelled;
+    bool launch = false;
     {
       absl::MutexLock lock(&mu_);
       // What comes after the end is the router's to repeat elsewhere.
-      if (!ok || ending_) return FinishOnce();
-      launching_ = true;
+      if (!ok || ending_) {
+        ending_ = true;
+        if (!launching_) FinishOnce();
+        return;
+      }
+      if (in_.has_cancel()) {
+        if (launching_ && in_.cancel().number() == launch_.call().number()) cancelled = cancel_;
+      } else if (launching_) {
+        waiting_ = true;
+        return;
+      } else {
+        TakeLaunch();
+        launch = true;
+      }
     }
-    if (SpareThreads* spare = service_.spare_threads_; spare != nullptr) {
-      spare->Begin();
-      if (in_.ByteSizeLong() >= SpareThreads::kLargeBytes) spare->Busy();
-    }
-    Launch();
+    if (cancelled != nullptr) cancelled->Cancel();
+    if (launch) Launch();
+    ReadOn();
   }
 
   void OnWriteDone(bool ok) override {
     if (service_.spare_threads_ != nullptr) service_.spare_threads_->End();
-    absl::MutexLock lock(&mu_);
-    launching_ = false;
-    if (!ok || ending_) return FinishOnce();
-    StartRead(&in_);
+    {
+      absl::MutexLock lock(&mu_);
+      launching_ = false;
+      if (!ok || ending_) return FinishOnce();
+      if (!std::exchange(waiting_, false)) return;
+      TakeLaunch();
+    }
+    Launch();
+    ReadOn();
   }
 
-  void OnCancel() override { cancel_->Cancel(); }
+  void OnCancel() override {
+    std::shared_ptr<CancelToken> cancel;
+    {
+      absl::MutexLock lock(&mu_);
+      ending_ = true;
+      cancel = cancel_;
+      if (!launching_) FinishOnce();
+    }
+    cancel->Cancel();
+  }
   void OnDone() override {
     service_.Forget(this);
     const std::shared_ptr<SmallReactor> last = std::move(self_);
   }
 
  private:
+  void TakeLaunch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    launching_ = true;
+    launch_.Swap(&in_);
+    cancel_ = std::make_shared<CancelToken>();
+  }
+
   void Launch() {
+    if (SpareThreads* spare = service_.spare_threads_; spare != nullptr) {
+      spare->Begin();
+      if (launch_.ByteSizeLong() >= SpareThreads::kLargeBytes) spare->Busy();
+    }
+    std::shared_ptr<CancelToken> cancel;
+    {
+      absl::MutexLock lock(&mu_);
+      cancel = cancel_;
+    }
     absl::StatusOr<EngineCall> call = Guarded([&] {
-      const v1::LaunchCall& header = in_.call();
-      return MakeCall(header, ReadOne(in_, header.tensors(), service_.max_launch_bytes_), cancel_);
+      const v1::LaunchCall& header = launch_.call();
+      return MakeCall(header, ReadOne(launch_, header.tensors(), service_.max_launch_bytes_),
+                      std::move(cancel));
     });
     if (!call.ok()) return Answer(call.status());
     service_.engine_.Evaluate(*std::move(call), [this](absl::StatusOr<EngineResult> result) {
       Answer(std::move(result));
     });
+  }
+
+  // After a launch that ran here it is answered by now, and the answer on its way.
+  void ReadOn() {
+    absl::MutexLock lock(&mu_);
+    if (!finished_) StartRead(&in_);
   }
 
   void Answer(absl::StatusOr<EngineResult> result) {
@@ -274,11 +330,13 @@ class WorkerService::SmallReactor final
 
   WorkerService& service_;
   std::shared_ptr<SmallReactor> self_;
-  const std::shared_ptr<CancelToken> cancel_ = std::make_shared<CancelToken>();
-  v1::ExecuteFrame in_;
+  v1::ExecuteFrame in_;      // Being read, or a launch that waits for the end of the last.
+  v1::ExecuteFrame launch_;  // Under way.
   v1::ExecuteFrame out_;
   absl::Mutex mu_;
+  std::shared_ptr<CancelToken> cancel_ ABSL_GUARDED_BY(mu_) = std::make_shared<CancelToken>();
   bool launching_ ABSL_GUARDED_BY(mu_) = false;
+  bool waiting_ ABSL_GUARDED_BY(mu_) = false;  // in_ holds a launch.
   bool ending_ ABSL_GUARDED_BY(mu_) = false;
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
 };

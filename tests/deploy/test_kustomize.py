@@ -199,14 +199,14 @@ def test_pods_end_only_after_they_have_drained(workload, settings):
 
 
 def test_clients_cannot_make_a_pod_exceed_its_memory(router, worker, settings):
-    held = sum(size(settings[f"{what}-bytes"]) for what in ("max-buffer", "queue"))
+    held = sum(size(settings[f"{what}-bytes"]) for what in ("max-buffer", "queue")) + size(settings["memory-limit"])
     launch = settings["worker-streams"] * (size(settings["max-call-bytes"]) + size(settings["max-batch-bytes"]))
 
     def limit(workload):
         return size(container_of(workload)["resources"]["limits"]["memory"])
 
     assert held + size(settings["max-sequence-bytes"]) + launch * worker["spec"]["replicas"] < limit(router)
-    assert held + launch * router["spec"]["replicas"] + size(settings["memory-limit"]) < limit(worker)
+    assert held + launch * router["spec"]["replicas"] < limit(worker)
 
 
 def test_every_mount_is_there_and_the_worker_writes_to_its_volume(workload, worker):

@@ -177,6 +177,28 @@ def test_a_router_that_starts_first_waits_for_its_worker(start):
             assert next(watch).status == NOT_SERVING
 
 
+def total(ports, name):
+    page = urllib.request.urlopen(f"http://localhost:{ports['metrics']}/metrics", timeout=PATIENCE).read().decode()
+    return sum(float(line.rpartition(" ")[2]) for line in page.splitlines() if line.startswith(name))
+
+
+def test_what_nobody_waits_for_ends_at_the_worker(start):
+    _, worker = start("worker")
+    _, router = start("router", workers(worker))
+    await_ready(router)
+    # The definition, token by token, for minutes; in float64 it has the only slot of its lane.
+    random = np.random.default_rng(0)
+    q, k, v = (random.standard_normal((1, 1_000_000, 1, 2)) for _ in range(3))
+    g = -np.abs(random.standard_normal(q.shape))
+    with attnd.Client(f"localhost:{router['grpc']}") as client:
+        with pytest.raises(attnd.DeadlineExceeded):
+            client.gla(q, k, v, g, timeout=5)
+        server.wait_until(lambda: total(worker, "attnd_launches_ended_early_total") == 1, PATIENCE)
+        server.wait_until(lambda: total(router, "attnd_launches_ended_early_total") == 1, PATIENCE)
+        few = client.gla(*(x[:, :10] for x in (q, k, v, g)), timeout=PATIENCE)
+        assert few.kernel == "composed"
+
+
 class Stranger(grpc.GenericRpcHandler):
     """What a worker of another build tells when a router attaches: its version, by hand, as nobody generates code for
     what is between router and worker."""

@@ -19,7 +19,8 @@ namespace {
 // Keeps freed blocks for the next allocation of the same size: steady state never asks the system.
 class BlockPool : public std::enable_shared_from_this<BlockPool> {
  public:
-  explicit BlockPool(int64_t limit) : limit_(limit) {}
+  BlockPool(int64_t limit, std::string limit_name)
+      : limit_(limit), limit_name_(std::move(limit_name)) {}
   ~BlockPool() {
     for (auto& [size, blocks] : free_) {
       for (void* block : blocks) std::free(block);
@@ -32,9 +33,10 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
     const size_t size = RoundedSize(static_cast<size_t>(*bytes));
     void* block = Take(size);
     if (block == nullptr) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "no memory for ", *bytes, " bytes of ", Name(dtype), ToString(shape), ": ",
-          in_use_.load(), " in use", limit_ > 0 ? absl::StrCat(", limit ", limit_) : ""));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("no memory for ", *bytes, " bytes of ", Name(dtype), ToString(shape), ": ",
+                       in_use_.load(), " in use",
+                       limit_ > 0 ? absl::StrCat(", ", limit_name_, " ", limit_) : ""));
     }
     std::shared_ptr<const void> owner(
         block, [pool = shared_from_this(), size](void* p) { pool->Give(p, size); });
@@ -84,6 +86,7 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
 
   static constexpr size_t kMostKept = size_t{256} << 20;
   const int64_t limit_;
+  const std::string limit_name_;
   std::mutex mutex_;
   std::map<size_t, std::vector<void*>> free_;
   size_t kept_ = 0;
@@ -100,7 +103,7 @@ absl::string_view InstructionSet() {
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const CpuOptions& options)
-      : pool_(std::make_shared<BlockPool>(options.memory_limit_bytes)) {
+      : pool_(std::make_shared<BlockPool>(options.memory_limit_bytes, options.memory_limit_name)) {
     if (options.threads > 0) cpu::SetThreads(options.threads);
     name_ = absl::StrCat("cpu (", InstructionSet(), ", ", cpu::Threads(), " threads)");
   }

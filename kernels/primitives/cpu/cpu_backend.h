@@ -11,6 +11,7 @@ namespace attnd {
 struct CpuOptions {
   int threads = 0;                 // 0: all cores.
   int64_t memory_limit_bytes = 0;  // 0: none. Beyond it Allocate answers RESOURCE_EXHAUSTED.
+  std::string memory_limit_name = "limit";  // What that answer calls it.
 };
 
 // Thread-safe: several calls may run on one backend at a time and share its threads.
