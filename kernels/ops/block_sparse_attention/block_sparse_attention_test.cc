@@ -234,7 +234,7 @@ TEST_P(BlockSparseTest, RefusesListsThatAreNone) {
   ExpectRefused(indices({3}).Set("window", 2), "window only with causal");
   ExpectRefused(With(Sparse(), RandomLists(0.5), 3), "HB");
   // Packed: a sequence's own grid is the limit, in rows beyond it too.
-  const auto packed = [&](std::vector<int32_t> slots) {
+  const auto packed = [&](const std::vector<int32_t>& slots) {
     const auto row = [](const Array& x) { return x.Slice(0, 0, 1).Slice(1, 0, kBQ + 1); };
     return Sparse(row(q_), row(k_), row(v_))
         .Offsets({0, 1, kBQ + 1})
