@@ -32,7 +32,7 @@ if(ATTND_SANITIZE)
     # Whoever runs it and however: undefined behaviour ends the program instead of a line in its log.
     $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize-recover=all>
     # Instrumentation hides from the compiler what it would need to judge this.
-    $<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized>)
+    $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-maybe-uninitialized>)
   add_link_options(-fsanitize=${ATTND_SANITIZE})
   # A size beyond the sanitizer's own limit is refused like one beyond the machine's.
   set(ATTND_TEST_ENVIRONMENT
