@@ -108,8 +108,9 @@ def test_a_killed_server_loses_doubles_and_changes_no_token(wire, attnd, durabil
     create(wire, attnd, "killed", prompt, durability=durability)
     got, kills = [], 0
     while len(got) < 600:
+        # Taken up where an event was seen: before that the decode may not have begun.
         stream = attnd.sessions.Decode(
-            request(wire, "killed", 600, expected_position=100, **({"from_position": 100 + len(got)} if kills else {})),
+            request(wire, "killed", 600, expected_position=100, **({"from_position": 100 + len(got)} if got else {})),
             wait_for_ready=True,
         )
         if kills < 8:
