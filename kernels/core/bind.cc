@@ -4,9 +4,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "kernels/core/binder.h"
-#include "kernels/core/coerce.h"
 #include "kernels/core/form_cache.h"
 #include "kernels/core/nearest.h"
 #include "kernels/primitives/cpu/primitives_cpu.h"
@@ -51,24 +49,14 @@ bool Accepts(PortType type, DType given, DType call_type) {
   return false;
 }
 
-template <typename T>
-constexpr bool IsVector = false;
-template <typename T>
-constexpr bool IsVector<std::vector<T>> = true;
+}  // namespace
 
-bool IsList(const AttrValue& value) {
-  return std::visit([](const auto& held) { return IsVector<std::decay_t<decltype(held)>>; }, value);
-}
-
-// "float[B,T,H,K]" of "q: float[B,T,H,K]".
 absl::string_view AfterColon(absl::string_view text) {
   const size_t colon = text.find(':');
   text.remove_prefix(colon + 1);
   while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
   return text;
 }
-
-}  // namespace
 
 Binder::Binder(const OpSpec& spec, const CallRequest& request) : spec_(spec), request_(&request) {
   call_.spec_ = &spec;
@@ -145,76 +133,6 @@ absl::Status Binder::CheckNames() const {
   return absl::OkStatus();
 }
 
-absl::Status Binder::BindAttributes() {
-  for (const AttrSpec& attribute : spec_.attributes()) {
-    const AttrValue* given = request_->attributes.Find(attribute.name);
-    if (given == nullptr) {
-      if (attribute.required()) {
-        return Error(attribute.name,
-                     absl::StrCat("missing: given nothing, expected ", AfterColon(attribute.text)));
-      }
-      continue;
-    }
-    absl::StatusOr<AttrValue> value = CoerceAttribute(spec_, attribute, *given);
-    if (!value.ok()) return value.status();
-    form_.attributes.Set(attribute.name, *std::move(value));
-  }
-  if (absl::Status s = FillDefaults(/*final_round=*/false); !s.ok()) return s;
-  return SpreadLists();
-}
-
-// Lists of a given length get it: a single number, or a default of one entry, stands for all.
-absl::Status Binder::SpreadLists() {
-  for (const AttrSpec& attribute : spec_.attributes()) {
-    AttrValue* const value = form_.attributes.Find(attribute.name);
-    if (!attribute.length || value == nullptr) continue;
-    const absl::StatusOr<int64_t> length = attribute.length->EvaluateInt(*this);
-    if (!length.ok()) return Error(attribute.name, length.status().message());
-    const AttrValue* const given = request_->attributes.Find(attribute.name);
-    const bool alone = given == nullptr || !IsList(*given);
-    const bool fits = std::visit(
-        [&](auto& list) {
-          if constexpr (!IsVector<std::decay_t<decltype(list)>>) {
-            return false;
-          } else {
-            constexpr int64_t kMostSpread = 64;
-            if (alone && list.size() == 1 && *length >= 0 && *length <= kMostSpread) {
-              list.resize(static_cast<size_t>(*length), list.front());
-            }
-            return static_cast<int64_t>(list.size()) == *length;
-          }
-        },
-        *value);
-    if (!fits) {
-      return Error(attribute.name,
-                   absl::StrCat("given ", ToString(*value), ", expected ", *length, " entries",
-                                attribute.doc.empty() ? "" : absl::StrCat(": ", attribute.doc)));
-    }
-  }
-  return absl::OkStatus();
-}
-
-// Defaults that read sizes wait for the final round.
-absl::Status Binder::FillDefaults(bool final_round) {
-  for (const AttrSpec& attribute : spec_.attributes()) {
-    if (form_.attributes.contains(attribute.name)) continue;
-    if (attribute.default_list) {
-      form_.attributes.Set(attribute.name, *attribute.default_list);
-    } else if (attribute.default_value) {
-      absl::StatusOr<AttrValue> value = attribute.default_value->Evaluate(*this);
-      if (!value.ok()) {
-        if (!final_round) continue;
-        return Error(attribute.name, absl::StrCat("its default ", attribute.default_value->text(),
-                                                  " has no value: ", value.status().message()));
-      }
-      value = CoerceAttribute(spec_, attribute, *value);
-      if (!value.ok()) return value.status();
-      form_.attributes.Set(attribute.name, *std::move(value));
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Binder::CheckPresence() const {
   for (const Port& port : spec_.inputs()) {
     const bool given = request_->inputs.contains(port.name);
@@ -263,126 +181,6 @@ absl::Status Binder::BindTypes() {
       return Error(port.name,
                    absl::StrCat("given rank ", tensor->rank(), ", expected at most ", kMaxRank));
     }
-  }
-  return absl::OkStatus();
-}
-
-// Gives free symbols their sizes. `complete`: every size has a value now, check them all.
-absl::Status Binder::Unify(const Port& port, const Tensor& tensor,
-                           const std::vector<Expression>& shape, bool complete) {
-  for (size_t axis = 0; axis < shape.size(); ++axis) {
-    const int64_t given = tensor.shape()[axis];
-    const std::optional<Expression::Linear> linear = shape[axis].AsLinear();
-    int64_t expected;
-    if (linear && FindDerived(linear->symbol) == nullptr &&
-        !form_.attributes.contains(linear->symbol) && !form_.dims.contains(linear->symbol)) {
-      if (linear->symbol == "M" && port.name != "cu_seqlens") {
-        if (complete) return absl::InternalError("M has no size");
-        continue;
-      }
-      if (given - linear->offset >= 0) {
-        form_.dims.Set(linear->symbol, given - linear->offset);
-        bound_by_.Set(linear->symbol, port.name);
-        continue;
-      }
-      expected = linear->offset;
-    } else {
-      const absl::StatusOr<int64_t> size = shape[axis].EvaluateInt(*this);
-      if (!size.ok()) {
-        if (!complete) continue;  // Waits for derived sizes.
-        return Error(port.name, absl::StrCat("given ", ToString(tensor.shape()), ", expected ",
-                                             AfterColon(port.text), ": ", size.status().message()));
-      }
-      expected = *size;
-    }
-    if (given == expected) continue;
-    std::vector<std::string> names;
-    for (const Expression& size : shape) {
-      for (const std::string& name : size.Names()) names.push_back(name);
-    }
-    const std::string values = Values(std::move(names));
-    return Error(port.name,
-                 absl::StrCat("given ", ToString(tensor.shape()), ", expected ",
-                              AfterColon(port.text), values.empty() ? "" : " with ", values));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Binder::BindPort(const Port& port, const Tensor& tensor) {
-  absl::Status last = Error(port.name, absl::StrCat("given ", ToString(tensor.shape()),
-                                                    ", expected ", AfterColon(port.text)));
-  for (size_t i = 0; i < port.shapes.size(); ++i) {
-    if (port.shapes[i].size() != static_cast<size_t>(tensor.rank())) continue;
-    const Named<int64_t> before = form_.dims;
-    const Named<std::string> sources = bound_by_;
-    absl::Status status = Unify(port, tensor, port.shapes[i], /*complete=*/false);
-    if (status.ok()) {
-      if (i != 0) form_.alternatives.Set(port.name, static_cast<int>(i));
-      return status;
-    }
-    last = status;
-    form_.dims = before;
-    bound_by_ = sources;
-  }
-  return last;
-}
-
-absl::Status Binder::BindSizes() {
-  // M first: states are sized by it. Required inputs before optional ones, so that errors blame the
-  // latter.
-  for (int round = 0; round < 3; ++round) {
-    for (const Port& port : spec_.inputs()) {
-      const Tensor* tensor = request_->inputs.Find(port.name);
-      if (tensor == nullptr) continue;
-      const int turn = port.name == "cu_seqlens" ? 0 : port.optional ? 2 : 1;
-      if (turn != round) continue;
-      if (absl::Status s = BindPort(port, *tensor); !s.ok()) return s;
-    }
-    if (round == 1 && !form_.dims.contains("M") && form_.dims.contains("B")) {
-      form_.dims.Set("M", *form_.dims.Find("B"));
-      bound_by_.Set("M", "the batch");
-    }
-  }
-  // What an absent input would have held has size zero.
-  for (absl::string_view symbol :
-       absl::StrSplit(spec_.text().may_be_zero, ' ', absl::SkipEmpty())) {
-    if (!form_.dims.contains(symbol)) form_.dims.Set(symbol, 0);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Binder::BindDerived() {
-  for (const Derived& derived : spec_.derived()) {
-    absl::StatusOr<int64_t> size = derived.value.EvaluateInt(*this);
-    if (!size.ok()) {
-      // A size that hangs on an absent input; whatever needs it will say so.
-      if (absl::IsFailedPrecondition(size.status())) continue;
-      return Error(derived.symbol,
-                   absl::StrCat("given ", Values(derived.value.Names()), ", expected a size from ",
-                                derived.value.text(), ": ", size.status().message()));
-    }
-    form_.dims.Set(derived.symbol, *size);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Binder::CheckComputedSizes() {
-  for (const Port& port : spec_.inputs()) {
-    const Tensor* tensor = request_->inputs.Find(port.name);
-    if (tensor == nullptr) continue;
-    const int* alternative = form_.alternatives.Find(port.name);
-    const auto& shape = port.shapes[static_cast<size_t>(alternative != nullptr ? *alternative : 0)];
-    if (absl::Status s = Unify(port, *tensor, shape, /*complete=*/true); !s.ok()) return s;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Binder::CheckZeroSizes() const {
-  for (const auto& [symbol, size] : form_.dims) {
-    if (size > 0 || spec_.MayBeZero(symbol) || FindDerived(symbol) != nullptr) continue;
-    const std::string* source = bound_by_.Find(symbol);
-    return Error(source != nullptr ? *source : symbol,
-                 absl::StrCat("given a size of ", size, " for ", symbol, ", expected at least 1"));
   }
   return absl::OkStatus();
 }

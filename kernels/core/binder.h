@@ -1,4 +1,4 @@
-// Validation of a request against its schema, step by step. Internal to bind.cc and call.cc.
+// Validation of a request against its schema, step by step. Internal to bind*.cc and call.cc.
 #ifndef ATTND_KERNELS_CORE_BINDER_H_
 #define ATTND_KERNELS_CORE_BINDER_H_
 
@@ -59,6 +59,9 @@ class Binder final : public Environment {
   BoundCall call_;
   Named<std::string> bound_by_;  // Which input a symbol got its size from.
 };
+
+// "float[B,T,H,K]" of "q: float[B,T,H,K]".
+absl::string_view AfterColon(absl::string_view text);
 
 }  // namespace attnd
 
