@@ -30,9 +30,13 @@ struct WalkMemory {
   WalkStage<K, kSlice> stages[kStages];
   alignas(1024) unsigned char weights[2][kSm90TileBytes];
   unsigned char outputs[kSlice / 64][kSm90TileBytes];
+  unsigned char taken[kSlice / 64][kSm90TileBytes];  // See TakeOutNonFinite.
   Sm90Gates gates[kStages];
   float most[3][kSlice / 64][kSm90Chunk];  // float16: of a token's weights, by half.
   int next_is_there[2];                    // Of the next chunk's tiles and gates.
+  // Of even and odd chunks, by half: the number, from 1, of the last whose values are not all
+  // finite.
+  int non_finite[2][kSlice / 64];
   hopper::Barrier full[kStages], empty[kStages];
 };
 

@@ -22,6 +22,9 @@ __global__ void __launch_bounds__(hopper::kWarpgroup*(1 + kSlice / 64), 1)
   const Sm90Span span = p.Span(static_cast<int>(blockIdx.x) / p.heads / slices);
   const int chunks = (span.tokens + kSm90Chunk - 1) / kSm90Chunk;
   if (threadIdx.x == 0) {
+    for (auto& of_parity : memory.non_finite) {
+      for (int& number : of_parity) number = 0;
+    }
     for (int i = 0; i < Memory::kStages; ++i) {
       memory.full[i].Initialise(FullArrivals(kDecay));
       memory.empty[i].Initialise(kConsumers * hopper::kWarpgroup);

@@ -10,6 +10,7 @@
 #ifndef ATTND_KERNELS_CORES_RECURRENT_SM90_WALKER_CUH_
 #define ATTND_KERNELS_CORES_RECURRENT_SM90_WALKER_CUH_
 
+#include "kernels/cores/recurrent_sm90_non_finite.cuh"
 #include "kernels/cores/recurrent_sm90_stage.cuh"
 #include "kernels/cuda/hopper/dependent_launch.cuh"
 
@@ -145,6 +146,13 @@ class Walker {
     hopper::CommitProducts();
   }
 
+  // Before the barrier of chunk c.
+  __device__ void NoteNonFinite(const WalkStage<K, kSlice>& stage, int c) {
+    if (HasNonFinite<T>(stage.values[warpgroup_], thread_)) {
+      memory_.non_finite[c % 2][warpgroup_] = c + 1;
+    }
+  }
+
   // Chunk c. `weighed`: its weights are in place; otherwise they are made first. Makes the next
   // chunk's while the tensor cores are busy with this one's, if it is there by then; returns
   // whether.
@@ -152,7 +160,7 @@ class Walker {
                        const hopper::RingPosition<Memory::kStages>& next, int c, bool weighed) {
     ForgetAddresses();
     using hopper::Along;
-    const auto& stage = memory_.stages[at.stage()];
+    auto& stage = memory_.stages[at.stage()];
     const Sm90Gates& gates = memory_.gates[at.stage()];
     const uint32_t queries = hopper::SharedAddress(stage.queries);
     const uint32_t keys = hopper::SharedAddress(stage.keys);
@@ -163,6 +171,7 @@ class Walker {
       Await(at, c);
       float p[kColumns / 2];
       QueueWeights(stage, p);
+      NoteNonFinite(stage, c);
       hopper::WaitForProducts<0>();
       hopper::Settle(p);
       StoreWeights(c, gates, p);
@@ -187,9 +196,17 @@ class Walker {
     hopper::FenceTiles();
     SyncAll();
     const bool early = memory_.next_is_there[c % 2];
+    const bool all_finite = memory_.non_finite[c % 2][warpgroup_] != c + 1;
     hopper::WaitForProducts<0>();
     hopper::Settle(o);
     ScaleOutputs(c, gates, undo, o);
+    if (!all_finite) {
+      ForgetAddresses();
+      TakeOutNonFinite<T>(thread_, stage.values[warpgroup_], memory_.weights[c % 2],
+                          memory_.taken[warpgroup_], o);
+      hopper::FenceTiles();
+      SyncWarpgroup();
+    }
     hopper::FenceRegisters();
 #pragma unroll
     for (int step = 0; step < kSm90Chunk / 16; ++step) {
@@ -208,6 +225,7 @@ class Walker {
       hopper::WaitForProducts<2>();
       hopper::Settle(o);
       StoreOutputs(c, o);
+      NoteNonFinite(memory_.stages[next.stage()], c + 1);
       hopper::WaitForProducts<1>();
       hopper::Settle(p);
       StoreWeights(c + 1, memory_.gates[next.stage()], p);
@@ -220,6 +238,10 @@ class Walker {
     if constexpr (kDecay) decay_ *= gates.end;
     hopper::WaitForProducts<0>();
     hopper::Settle(sum_);
+    if (!all_finite) {
+      ForgetAddresses();
+      AddTakenToState<T, K, kDecay>(thread_, stage.keys[0], memory_.taken[warpgroup_], gates, sum_);
+    }
     return early;
   }
 
