@@ -1,10 +1,12 @@
 #include "kernels/cores/recurrent_operator_cuda.h"
+#include "kernels/cores/recurrent_sm90.h"
 #include "kernels/ops/lightning_attention/lightning_decay.h"
 #include "kernels/primitives/composer.h"
 
 namespace attnd {
 namespace {
 
+template <absl::Status (*kRecurrent)(Backend&, const cuda::RecurrentCall&)>
 absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& outputs) {
   Composer c(backend, call, outputs);
   const Array g = c.has("g") ? c.In("g") : c.FromHost(LightningDecays(call));
@@ -12,7 +14,7 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
   cuda::RecurrentCall core = cuda::RecurrentCallOf(call, outputs);
   core.decay = Decay::kHead;
   core.g = g.tensor();
-  return cuda::Recurrent(backend, core);
+  return kRecurrent(backend, core);
 }
 
 }  // namespace
@@ -20,12 +22,15 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
 void RegisterLightningAttentionCuda(Registry& registry);
 
 void RegisterLightningAttentionCuda(Registry& registry) {
+  cuda::AddRecurrentSm90(
+      registry, "lightning_attention", [](const BoundCall&) { return true; },
+      Run<cuda::RecurrentSm90>);
   registry.AddKernel("lightning_attention",
                      {"chunk_cuda", Device::kCuda,
                       [](const BoundCall& call) {
                         return cuda::FitsRecurrent({call.dim("K"), Decay::kHead});
                       },
-                      Run});
+                      Run<cuda::Recurrent>});
 }
 
 }  // namespace attnd

@@ -2,6 +2,7 @@
 
 #include "kernels/cores/linear_global_cuda.h"
 #include "kernels/cores/recurrent_operator_cuda.h"
+#include "kernels/cores/recurrent_sm90.h"
 #include "kernels/primitives/composer.h"
 
 namespace attnd {
@@ -34,6 +35,15 @@ absl::Status RunCausal(Backend& backend, const BoundCall& call, const NamedTenso
   return c.status();
 }
 
+absl::Status RunCausalSm90(Backend& backend, const BoundCall& call, const NamedTensors& outputs) {
+  return cuda::RecurrentSm90(backend, cuda::RecurrentCallOf(call, outputs));
+}
+
+bool SupportsCausalSm90(const BoundCall& call) {
+  return call.flag("causal") && !call.flag("normalize") &&
+         FeatureMapFromName(call.choice("feature_map")) == FeatureMap::kIdentity;
+}
+
 absl::Status RunWhole(Backend& backend, const BoundCall& call, const NamedTensors& outputs) {
   cuda::LinearGlobalCall core;
   core.q = call.input("q");
@@ -63,6 +73,7 @@ bool FitsGlobal(const BoundCall& call) {
 void RegisterLinearAttentionCuda(Registry& registry);
 
 void RegisterLinearAttentionCuda(Registry& registry) {
+  cuda::AddRecurrentSm90(registry, "linear_attention", SupportsCausalSm90, RunCausalSm90);
   registry.AddKernel(
       "linear_attention",
       {"chunk_cuda", Device::kCuda,

@@ -1,4 +1,5 @@
 #include "kernels/cores/recurrent_operator_cuda.h"
+#include "kernels/cores/recurrent_sm90.h"
 #include "kernels/cores/rope.h"
 #include "kernels/cores/slopes.h"
 #include "kernels/primitives/composer.h"
@@ -53,6 +54,7 @@ Array DecaySum(Composer& c, const Array& g, const Array& steps, const Array& ini
   return initial.defined() ? sum + decay * initial : sum;
 }
 
+template <absl::Status (*kRecurrent)(Backend&, const cuda::RecurrentCall&)>
 absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& outputs) {
   const int64_t B = call.dim("B"), T = call.dim("T"), HO = call.dim("HO"), K = call.dim("K"),
                 M = call.dim("M");
@@ -70,6 +72,8 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
 
   Array q, k;
   if (turns) {
+    // The Hopper kernel multiplies in the call's own type, and takes nothing else.
+    const DType turned_type = kRecurrent == cuda::RecurrentSm90 ? call.dtype() : c.compute_type();
     const RopePairs pairs =
         call.choice("rotary") == "half" ? RopePairs::kHalf : RopePairs::kInterleaved;
     Array positions = places.steps - 1.0;
@@ -81,8 +85,8 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
     }
     const Array angles =
         RopeAngles(positions, RopeFrequencies(pairs, K, call.real("rotary_base"))).Unsqueeze(2);
-    q = c.Contiguous(Rotate(c.In("q"), pairs, angles));
-    k = c.Contiguous(Rotate(c.In("k"), pairs, angles));
+    q = c.Contiguous(c.Cast(Rotate(c.In("q"), pairs, angles), turned_type));
+    k = c.Contiguous(c.Cast(Rotate(c.In("k"), pairs, angles), turned_type));
     if (!c.status().ok()) return c.status();
     core.q = q.tensor();
     core.k = k.tensor();
@@ -101,7 +105,7 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
     core.final_z = *outputs.Find("final_state_z");
     core.dots = dots.tensor();
   }
-  if (absl::Status s = cuda::Recurrent(backend, core); !s.ok()) return s;
+  if (absl::Status s = kRecurrent(backend, core); !s.ok()) return s;
   if (!normalises) return c.status();
 
   const Array wide_g = Doubles(c, g);
@@ -122,11 +126,15 @@ absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& ou
 void RegisterRetentionCuda(Registry& registry);
 
 void RegisterRetentionCuda(Registry& registry) {
+  cuda::AddRecurrentSm90(
+      registry, "retention",
+      [](const BoundCall& call) { return call.choice("normalize") == "none"; },
+      Run<cuda::RecurrentSm90>);
   registry.AddKernel("retention", {"chunk_cuda", Device::kCuda,
                                    [](const BoundCall& call) {
                                      return cuda::FitsRecurrent({call.dim("K"), Decay::kHead});
                                    },
-                                   Run});
+                                   Run<cuda::Recurrent>});
 }
 
 }  // namespace attnd
