@@ -137,7 +137,7 @@ MlaParts MlaPartsOf(Composer& c) {
 MlaKeys ExpandMla(Composer& c, const MlaParts& parts) {
   if (!c.status().ok()) return {};
   const int64_t B = c.dim("B"), S = c.dim("S"), H = c.dim("H"), Dn = c.dim("Dn"), Dv = c.dim("Dv");
-  const MlaKeys keys{c.Empty({B, S, H, c.dim("D")}), c.Empty({B, S, H, Dv})};
+  MlaKeys keys{c.Empty({B, S, H, c.dim("D")}), c.Empty({B, S, H, Dv})};
   // [H,R,E]: the transpose once, and not in every product.
   const Array weights = c.Contiguous(c.In("w_kv_b").T());
   if (!c.status().ok()) return {};

@@ -145,8 +145,8 @@ TEST_P(NeighborhoodTest, ExchangingTheAxesTransposesTheOutput) {
   for (int64_t x = 0; x < 9; ++x) {
     for (int64_t y = 0; y < 7; ++y) transposed.push_back(y * 9 + x);
   }
-  const auto with = [&](const Inputs& inputs, int64_t height, int64_t width, Ints window,
-                        Ints stride) {
+  const auto with = [&](const Inputs& inputs, int64_t height, int64_t width, const Ints& window,
+                        const Ints& stride) {
     return Out(Image(inputs, height, width, window).Set("stride", stride));
   };
   ExpectClose(with(Take(in, transposed), 9, 7, {5, 3}, {2, 1}),
