@@ -137,7 +137,8 @@ TEST_P(NonFiniteTest, OneElementReachesWhatDependsOnItAndNothingElse) {
   constexpr DType kTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
   for (const std::vector<std::string>& group : Groups()) {
     int tested = 0;
-    for (int i = 0; i < kCases; ++i) {
+    // A kernel of narrow taste declines many.
+    for (int i = 0; i < kCases || (tested < kCases && i < 10 * kCases); ++i) {
       RandomOptions options = Options(i, group[0]);
       if (ExampleOf(group[0]) == nullptr) options.dtype = kTypes[(i / 3) % 3];
       const CallRequest request = Random(op().spec.id(), options);
