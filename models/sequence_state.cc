@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/cores/replay_attention.h"
 
 namespace attnd::models {
@@ -189,6 +190,40 @@ absl::StatusOr<SequenceState> SequenceState::Load(absl::Span<const LayerLayout> 
     }
   }
   if (!reader.done()) return bad();
+  return state;
+}
+
+absl::StatusOr<SequenceState> SequenceState::FromLayers(absl::Span<const LayerLayout> layouts,
+                                                        uint64_t position,
+                                                        std::vector<LayerState> layers) {
+  const auto bad = [](size_t layer, absl::string_view what) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("state: layer ", layer, ": ", what, " are none of this model"));
+  };
+  if (layers.size() != layouts.size()) return bad(layers.size(), "layers");
+  const uint64_t used = (position + kPage - 1) / kPage;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const LayerLayout& layout = layouts[i];
+    const auto has = [](const Tensor& tensor, int64_t floats) {
+      return tensor.defined() && tensor.dtype() == DType::kFloat32 &&
+             tensor.num_elements() == floats;
+    };
+    if (!has(layers[i].fixed, layout.fixed)) return bad(i, "its floats of fixed size");
+    const std::vector<Tensor>& pages = layers[i].pages;
+    if (pages.size() != (layout.page == 0 ? 0 : used)) return bad(i, "its pages");
+    // Pages that later tokens see are there, as Advance leaves them.
+    const int64_t oldest = static_cast<int64_t>(position) + 1 - layout.window;
+    for (size_t p = 0; p < pages.size(); ++p) {
+      const bool unseen = layout.window > 0 && static_cast<int64_t>(p) < oldest / kPage;
+      if (!has(pages[p], layout.page) && (pages[p].defined() || !unseen)) {
+        return bad(i, "its pages");
+      }
+    }
+  }
+  SequenceState state;
+  state.position_ = static_cast<int64_t>(position);
+  state.layouts_.assign(layouts.begin(), layouts.end());
+  state.layers_ = std::move(layers);
   return state;
 }
 

@@ -64,6 +64,11 @@ class SequenceState {
   // The way back. DATA_LOSS if the bytes are no image of a state of these layouts.
   static absl::StatusOr<SequenceState> Load(absl::Span<const LayerLayout> layouts,
                                             absl::string_view bytes);
+  // A state from the parts of one. FAILED_PRECONDITION if they are none of these layouts after
+  // `position` tokens.
+  static absl::StatusOr<SequenceState> FromLayers(absl::Span<const LayerLayout> layouts,
+                                                  uint64_t position,
+                                                  std::vector<LayerState> layers);
 
  private:
   SequenceState() = default;

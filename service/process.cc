@@ -20,10 +20,13 @@
 #include "service/metrics/http_server.h"
 #include "service/metrics/process_metrics.h"
 #include "service/metrics/rpc_metrics.h"
+#include "service/metrics/session_metrics.h"
+#include "service/metrics/session_snapshot.h"
 #include "service/metrics/snapshot_metrics.h"
 #include "service/metrics/status_page.h"
 #include "service/router/router_engine.h"
 #include "service/rpc/services.h"
+#include "service/session/measured_store.h"
 #include "service/session/memory_store.h"
 #include "service/session/rocksdb_store.h"
 #include "service/session/sequence_store.h"
@@ -187,17 +190,21 @@ class Process {
     services_.push_back(MakeInferenceService(*engine_, *sequences_, limits, std::string(kVersion)));
     health_names_ = {"attnd.v1.Operators", "inference.GRPCInferenceService"};
     if (config_.mode != Mode::kServe) return absl::OkStatus();
-    models_ = std::make_unique<ModelTable>(config_.models, RunnerOptions());
+    session_metrics_ = std::make_unique<SessionMetrics>(*metrics_registry_);
+    models_ = std::make_unique<ModelTable>(config_.models,
+                                           RunnerOptions{.step_seconds = &session_metrics_->step});
+    std::unique_ptr<SessionStore> store;
     if (config_.state_dir.empty()) {
-      store_ = std::make_unique<MemoryStore>();
+      store = std::make_unique<MemoryStore>();
     } else {
-      absl::StatusOr<std::unique_ptr<RocksDbStore>> store =
+      absl::StatusOr<std::unique_ptr<RocksDbStore>> opened =
           RocksDbStore::Open({.folder = config_.state_dir, .max_bytes = config_.max_store_bytes});
-      if (!store.ok()) return store.status();
-      store_ = *std::move(store);
+      if (!opened.ok()) return opened.status();
+      store = *std::move(opened);
     }
+    store_ = std::make_unique<MeasuredStore>(std::move(store), *session_metrics_);
     manager_ = std::make_unique<SessionManager>(
-        *models_, *store_,
+        *models_, *store_, *session_metrics_,
         SessionLimits{.max_state_bytes = config_.max_session_bytes,
                       .idle_seconds = config_.session_idle_seconds});
     services_.push_back(MakeSessionsService(*manager_));
@@ -222,12 +229,14 @@ class Process {
     grpc_ = *std::move(grpc);
     if (config_.metrics_port < 0) return absl::OkStatus();
     const std::string mode(Name(config_.mode));
+    std::vector<std::shared_ptr<prometheus::Collectable>> metrics = {
+        metrics_registry_, std::make_shared<SnapshotMetrics>(*engine_, sequences_.get()),
+        std::make_shared<ProcessMetrics>(mode)};
+    if (manager_ != nullptr) {
+      metrics.push_back(std::make_shared<SessionSnapshot>(*manager_, *models_, *store_));
+    }
     absl::StatusOr<std::unique_ptr<HttpServer>> http = HttpServer::Start(
-        config_.address, config_.metrics_port,
-        MakeStatusPages(
-            *engine_, mode,
-            {metrics_registry_, std::make_shared<SnapshotMetrics>(*engine_, sequences_.get()),
-             std::make_shared<ProcessMetrics>(mode)}));
+        config_.address, config_.metrics_port, MakeStatusPages(*engine_, mode, std::move(metrics)));
     if (!http.ok()) return http.status();
     http_ = *std::move(http);
     return absl::OkStatus();
@@ -264,6 +273,7 @@ class Process {
   std::unique_ptr<SpareThreads> spare_threads_;  // Of a router and a worker.
   std::string device_;
   std::unique_ptr<SequenceStore> sequences_;
+  std::unique_ptr<SessionMetrics> session_metrics_;
   std::unique_ptr<ModelTable> models_;
   std::unique_ptr<SessionStore> store_;
   std::unique_ptr<SessionManager> manager_;

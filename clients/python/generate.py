@@ -19,7 +19,7 @@ import textwrap
 from typing import Any
 
 HERE = pathlib.Path(__file__).parent
-PROTOS = ("attnd/v1/tensor.proto", "attnd/v1/operators.proto")
+PROTOS = tuple(f"attnd/v1/{name}.proto" for name in ("tensor", "operators", "sessions", "models"))
 WIDTH = 116
 
 HEAD = '''"""Every operator of the catalogue as a typed method. Generated from the schemas by generate.py."""

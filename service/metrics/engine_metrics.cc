@@ -10,28 +10,6 @@ namespace attnd {
 using prometheus::BuildCounter;
 using prometheus::BuildHistogram;
 
-absl::string_view CodeName(absl::StatusCode code) {
-  static constexpr std::array<absl::string_view, 17> kNames = {"OK",
-                                                               "CANCELLED",
-                                                               "UNKNOWN",
-                                                               "INVALID_ARGUMENT",
-                                                               "DEADLINE_EXCEEDED",
-                                                               "NOT_FOUND",
-                                                               "ALREADY_EXISTS",
-                                                               "PERMISSION_DENIED",
-                                                               "RESOURCE_EXHAUSTED",
-                                                               "FAILED_PRECONDITION",
-                                                               "ABORTED",
-                                                               "OUT_OF_RANGE",
-                                                               "UNIMPLEMENTED",
-                                                               "INTERNAL",
-                                                               "UNAVAILABLE",
-                                                               "DATA_LOSS",
-                                                               "UNAUTHENTICATED"};
-  const auto index = static_cast<size_t>(code);
-  return index < kNames.size() ? kNames[index] : "UNKNOWN";
-}
-
 OpMetrics::OpMetrics(const Families& families, std::string op)
     : families_(families),
       op_(std::move(op)),

@@ -21,11 +21,9 @@
 #include "prometheus/family.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
+#include "service/metrics/code_name.h"
 
 namespace attnd {
-
-// "OK", "INVALID_ARGUMENT", ...: the names of gRPC's codes, which abseil's equal.
-absl::string_view CodeName(absl::StatusCode code);
 
 // Of one operator. Series are made when first needed and found by a short scan afterwards.
 class OpMetrics {

@@ -1,5 +1,4 @@
 // attnd.v1.Sessions and attnd.v1.Models: translate and delegate.
-#include <deque>
 #include <memory>
 #include <utility>
 
@@ -8,6 +7,7 @@
 #include "service/rpc/call_parts.h"
 #include "service/rpc/grpc_status.h"
 #include "service/rpc/services.h"
+#include "service/rpc/session_streams.h"
 #include "service/session/session_manager.h"
 
 namespace attnd {
@@ -15,107 +15,24 @@ namespace {
 
 using grpc::CallbackServerContext;
 
-// Answers `call` with what a manager's call brings, in `response`.
-template <typename Response>
-auto AnswerTo(std::shared_ptr<UnaryCall> call, Response* response) {
-  return [call = std::move(call), response](absl::StatusOr<Response> answer) {
+// Starts a call that ends with what a manager's call brings, in `response`.
+template <typename Invoke, typename Response>
+grpc::ServerUnaryReactor* Call(Invoke invoke, Response* response) {
+  const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
+  invoke([call, response](absl::StatusOr<Response> answer) {
     const grpc::Status status = ToGrpcStatus(answer.status());
     if (answer.ok()) *response = *std::move(answer);
     call->Finish(status);
-  };
+  });
+  return call.get();
 }
 
-// A decode on its way to a client: a bounded queue, one write at a time. A client that reads slowly
-// makes the decode pause, one that leaves ends it.
-class DecodeStream final : public grpc::ServerWriteReactor<v1::DecodeEvent>, public DecodeSink {
- public:
-  static grpc::ServerWriteReactor<v1::DecodeEvent>* Start(SessionManager& manager,
-                                                          const v1::DecodeRequest& request) {
-    auto stream = std::make_shared<DecodeStream>(manager, request.session());
-    stream->self_ = stream;
-    DecodeStream* const raw = stream.get();
-    manager.Decode(request, std::move(stream));
-    return raw;
-  }
-
-  DecodeStream(SessionManager& manager, std::string session)
-      : manager_(manager), session_(std::move(session)) {}
-
-  Answer Event(v1::DecodeEvent event) override {
-    absl::MutexLock lock(&mu_);
-    if (gone_) return Answer::kStop;
-    queue_.push_back(std::move(event));
-    if (!writing_) WriteNext();
-    return queue_.size() < kQueued ? Answer::kGoOn : Answer::kPause;
-  }
-
-  void Paused() override {
-    {
-      absl::MutexLock lock(&mu_);
-      paused_ = true;
-      if (!gone_ && queue_.size() >= kQueued) return;
-      paused_ = false;
-    }
-    manager_.Resume(session_);
-  }
-
-  void Done(absl::Status status) override {
-    absl::MutexLock lock(&mu_);
-    status_ = ToGrpcStatus(status);
-    done_ = true;
-    if (!writing_) Finish(status_);
-  }
-
-  void OnWriteDone(bool ok) override {
-    bool resume = false;
-    {
-      absl::MutexLock lock(&mu_);
-      writing_ = false;
-      gone_ = gone_ || !ok;
-      if (!gone_ && !queue_.empty()) {
-        WriteNext();
-      } else if (done_) {
-        Finish(status_);
-      }
-      resume = std::exchange(paused_, paused_ && !gone_ && queue_.size() >= kQueued) && !paused_;
-    }
-    if (resume) manager_.Resume(session_);
-  }
-
-  void OnCancel() override {
-    {
-      absl::MutexLock lock(&mu_);
-      gone_ = true;
-      if (!std::exchange(paused_, false)) return;
-    }
-    manager_.Resume(session_);  // To hear that nobody listens.
-  }
-
-  void OnDone() override { const std::shared_ptr<DecodeStream> last = std::move(self_); }
-
- private:
-  // Events that wait for a slow reader before its decode does.
-  static constexpr size_t kQueued = 64;
-
-  void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    current_ = std::move(queue_.front());
-    queue_.pop_front();
-    writing_ = true;
-    StartWrite(&current_);
-  }
-
-  SessionManager& manager_;
-  const std::string session_;
-  std::shared_ptr<DecodeStream> self_;
-  absl::Mutex mu_;
-  std::deque<v1::DecodeEvent> queue_ ABSL_GUARDED_BY(mu_);
-  v1::DecodeEvent current_;  // Being written.
-  bool writing_ ABSL_GUARDED_BY(mu_) = false;
-  bool paused_ ABSL_GUARDED_BY(mu_) = false;
-  bool gone_ ABSL_GUARDED_BY(mu_) = false;
-  bool done_ ABSL_GUARDED_BY(mu_) = false;
-  grpc::Status status_;
-};
+template <typename Invoke>
+grpc::ServerUnaryReactor* CallWithoutAnswer(Invoke invoke) {
+  const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
+  invoke([call](const absl::Status& status) { call->Finish(ToGrpcStatus(status)); });
+  return call.get();
+}
 
 class SessionsService final : public v1::Sessions::CallbackService {
  public:
@@ -147,24 +64,45 @@ class SessionsService final : public v1::Sessions::CallbackService {
   }
   grpc::ServerUnaryReactor* Delete(CallbackServerContext*, const v1::DeleteSessionRequest* request,
                                    v1::DeleteSessionResponse*) override {
-    const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
-    manager_.Delete(*request,
-                    [call](const absl::Status& status) { call->Finish(ToGrpcStatus(status)); });
-    return call.get();
+    return CallWithoutAnswer([&](auto done) { manager_.Delete(*request, std::move(done)); });
   }
   grpc::ServerWriteReactor<v1::DecodeEvent>* Decode(CallbackServerContext*,
                                                     const v1::DecodeRequest* request) override {
-    return DecodeStream::Start(manager_, *request);
+    return StartDecode(manager_, *request);
+  }
+  grpc::ServerBidiReactor<v1::ConverseRequest, v1::ConverseEvent>* Converse(
+      CallbackServerContext*) override {
+    return StartConverse(manager_);
+  }
+  grpc::ServerUnaryReactor* Snapshot(CallbackServerContext*, const v1::SnapshotRequest* request,
+                                     v1::SnapshotInfo* response) override {
+    return Call([&](auto done) { manager_.Snapshot(*request, std::move(done)); }, response);
+  }
+  grpc::ServerUnaryReactor* ListSnapshots(CallbackServerContext*,
+                                          const v1::ListSnapshotsRequest* request,
+                                          v1::ListSnapshotsResponse* response) override {
+    return Call([&](auto done) { manager_.ListSnapshots(*request, std::move(done)); }, response);
+  }
+  grpc::ServerUnaryReactor* Restore(CallbackServerContext*, const v1::RestoreRequest* request,
+                                    v1::Session* response) override {
+    return Call([&](auto done) { manager_.Restore(*request, std::move(done)); }, response);
+  }
+  grpc::ServerUnaryReactor* DeleteSnapshot(CallbackServerContext*,
+                                           const v1::DeleteSnapshotRequest* request,
+                                           v1::DeleteSnapshotResponse*) override {
+    return CallWithoutAnswer(
+        [&](auto done) { manager_.DeleteSnapshot(*request, std::move(done)); });
+  }
+  grpc::ServerWriteReactor<v1::FileChunk>* Export(CallbackServerContext*,
+                                                  const v1::ExportRequest* request) override {
+    return StartExport(manager_, *request);
+  }
+  grpc::ServerReadReactor<v1::ImportChunk>* Import(CallbackServerContext*,
+                                                   v1::Session* response) override {
+    return StartImport(manager_, response);
   }
 
  private:
-  template <typename Invoke, typename Response>
-  static grpc::ServerUnaryReactor* Call(Invoke invoke, Response* response) {
-    const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
-    invoke(AnswerTo(call, response));
-    return call.get();
-  }
-
   SessionManager& manager_;
 };
 
@@ -174,21 +112,36 @@ class ModelsService final : public v1::Models::CallbackService {
 
   grpc::ServerUnaryReactor* List(CallbackServerContext*, const v1::ListModelsRequest*,
                                  v1::ListModelsResponse* response) override {
-    const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
-    manager_.ListModels(AnswerTo(call, response));
-    return call.get();
+    return Call([&](auto done) { manager_.ListModels(std::move(done)); }, response);
   }
   grpc::ServerUnaryReactor* Load(CallbackServerContext*, const v1::LoadModelRequest* request,
                                  v1::Model* response) override {
+    return Call([&](auto done) { manager_.LoadModel(request->name(), std::move(done)); }, response);
+  }
+  grpc::ServerUnaryReactor* Unload(CallbackServerContext*, const v1::UnloadModelRequest* request,
+                                   v1::UnloadModelResponse*) override {
+    return CallWithoutAnswer(
+        [&](auto done) { manager_.UnloadModel(request->name(), std::move(done)); });
+  }
+  grpc::ServerWriteReactor<v1::DecodeEvent>* Generate(CallbackServerContext*,
+                                                      const v1::GenerateRequest* request) override {
+    return StartGenerate(manager_, *request);
+  }
+  grpc::ServerUnaryReactor* Score(CallbackServerContext*, const v1::ScoreRequest* request,
+                                  v1::ScoreResponse* response) override {
     const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
-    manager_.LoadModel(request->name(), AnswerTo(call, response));
+    manager_.Score(
+        *request, [cancel = call->cancel()] { return cancel->cancelled(); },
+        [call, response](absl::StatusOr<v1::ScoreResponse> answer) {
+          const grpc::Status status = ToGrpcStatus(answer.status());
+          if (answer.ok()) *response = *std::move(answer);
+          call->Finish(status);
+        });
     return call.get();
   }
   grpc::ServerUnaryReactor* Tokenize(CallbackServerContext*, const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
-    const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
-    manager_.Tokenize(*request, AnswerTo(call, response));
-    return call.get();
+    return Call([&](auto done) { manager_.Tokenize(*request, std::move(done)); }, response);
   }
 
  private:

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "service/session/requests.h"
 
 namespace attnd {
@@ -58,8 +59,7 @@ SessionManager::DecodeRun::DecodeRun(SessionPtr session, int64_t decode, uint64_
       params_(ParamsOf(session_->log().decode(decode).request.sampling())),
       stop_({session_->log().decode(decode).request.stop().sequences().begin(),
              session_->log().decode(decode).request.stop().sequences().end()}) {
-  const uint64_t begin = session_->log().decode(decode).begin;
-  if (begin <= session_->log().position()) chain_hash_ = session_->log().ChainHashAt(begin);
+  chain_hash_ = session_->log().decode(decode).begin_hash;
 }
 
 models::SampledToken SessionManager::DecodeRun::Sample(absl::Span<const float> logits) const {
@@ -88,7 +88,7 @@ v1::DecodeEvent SessionManager::DecodeRun::Token(size_t index) {
   } else if (index + 1 >= request.max_new_tokens()) {
     finish_ = v1::LENGTH;
   }
-  if (!chain_hash_.empty()) chain_hash_ = SessionLog::Chain(chain_hash_, token);
+  chain_hash_ = SessionLog::Chain(chain_hash_, token);
   event.set_chain_hash(chain_hash_);
   return event;
 }
@@ -121,15 +121,13 @@ void SessionManager::Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSin
         !s.ok()) {
       return refuse(s);
     }
-    Mutation mutation{request.idempotency_key(),
-                      request.has_expected_position()
-                          ? std::optional<uint64_t>(request.expected_position())
-                          : std::nullopt,
-                      HashOf(request)};
+    Mutation mutation = MutationOf(request);
     const absl::StatusOr<const SessionLog::Request*> repeated = FindRepeated(*session, mutation);
     if (!repeated.ok()) return refuse(repeated.status());
     const uint64_t from = request.has_from_position() ? request.from_position() : 0;
     if (*repeated != nullptr && (*repeated)->decode >= 0) {
+      const bool over = session->log().decode((*repeated)->decode).finish.has_value();
+      (over ? metrics_.resumed_complete : metrics_.resumed_open).Increment();
       return RunDecode(std::make_shared<DecodeRun>(session, (*repeated)->decode, from, sink));
     }
     if (request.has_from_position()) {
@@ -160,33 +158,26 @@ void SessionManager::Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSin
   });
 }
 
-void SessionManager::Resume(absl::string_view session) {
-  std::shared_ptr<DecodeRun> run;
-  {
-    absl::MutexLock lock(&mu_);
-    const auto at = paused_.find(session);
-    if (at == paused_.end()) return;
-    run = std::move(at->second);
-    paused_.erase(at);
-  }
-  RunDecode(run);
-}
-
 void SessionManager::RunDecode(const std::shared_ptr<DecodeRun>& run) {
-  switch (SendKnown(run)) {
+  DecodeSink::Answer answer = run->sink().Wish();
+  if (answer == DecodeSink::Answer::kGoOn) answer = SendKnown(run);
+  switch (answer) {
     case DecodeSink::Answer::kGoOn:
       break;
     case DecodeSink::Answer::kPause:
       return;
     case DecodeSink::Answer::kStop:
       return EndDecode(run, absl::CancelledError("the client went away"));
+    case DecodeSink::Answer::kCancel:
+      return CancelDecode(run);
   }
   if (run->decode().finish.has_value() || run->finish() != v1::NOT_FINISHED) {
     return EndDecode(run, absl::OkStatus());
   }
   const SessionPtr& session = run->session();
   // All but the last token first, so that the step that follows is one token like any other's.
-  CatchUp(session, session->log().position() - 1, [this, run](const absl::Status& status) {
+  const auto read = [this, run](const absl::Status& status) {
+    if (run->sink().Wish() == DecodeSink::Answer::kCancel) return CancelDecode(run);
     if (!status.ok()) return EndDecode(run, status);
     ModelRunner::Task task;
     task.state = &*run->session()->state;
@@ -197,7 +188,8 @@ void SessionManager::RunDecode(const std::shared_ptr<DecodeRun>& run) {
     if (absl::Status s = run->session()->model->runner->Start(std::move(task)); !s.ok()) {
       EndDecode(run, s);
     }
-  });
+  };
+  CatchUp(session, MostRead(*session), read, run->shared_sink());
 }
 
 // Events of what was sampled and not sent.
@@ -208,16 +200,13 @@ DecodeSink::Answer SessionManager::SendKnown(const std::shared_ptr<DecodeRun>& r
     switch (run->sink().Event(std::move(event))) {
       case DecodeSink::Answer::kGoOn:
         break;
-      case DecodeSink::Answer::kPause: {
-        {
-          absl::MutexLock lock(&mu_);
-          paused_[run->session()->id()] = run;
-        }
-        run->sink().Paused();
-        return DecodeSink::Answer::kPause;
-      }
+      case DecodeSink::Answer::kPause:
+        if (run->sink().Paused([this, run] { RunDecode(run); })) return DecodeSink::Answer::kPause;
+        break;
       case DecodeSink::Answer::kStop:
         return DecodeSink::Answer::kStop;
+      case DecodeSink::Answer::kCancel:
+        return DecodeSink::Answer::kCancel;
     }
   }
   return DecodeSink::Answer::kGoOn;
@@ -239,6 +228,11 @@ std::vector<int32_t> SessionManager::AfterStep(const std::shared_ptr<DecodeRun>&
     EndDecode(run, std::move(s));
     return {};
   }
+  metrics_.generated.Increment();
+  const absl::Time now = absl::Now();
+  (run->last_token.has_value() ? metrics_.inter_token : metrics_.first_token)
+      .Observe(absl::ToDoubleSeconds(now - run->last_token.value_or(run->start)));
+  run->last_token = now;
   if (!run->unlogged.has_sampled()) {
     run->unlogged = record;
   } else {
@@ -246,13 +240,21 @@ std::vector<int32_t> SessionManager::AfterStep(const std::shared_ptr<DecodeRun>&
         record.mutable_sampled()->mutable_tokens(0));
   }
   if (run->unlogged.sampled().tokens_size() >= kLogged) LogSampled(run);
-  const DecodeSink::Answer answer = SendKnown(run);
-  if (answer == DecodeSink::Answer::kPause) {
-    return {};
+  DecodeSink::Answer answer = SendKnown(run);
+  if (answer == DecodeSink::Answer::kGoOn && run->finish() == v1::NOT_FINISHED) {
+    answer = run->sink().Wish();
   }
-  if (answer == DecodeSink::Answer::kStop) {
-    EndDecode(run, absl::CancelledError("the client went away"));
-    return {};
+  switch (answer) {
+    case DecodeSink::Answer::kGoOn:
+      break;
+    case DecodeSink::Answer::kPause:
+      return {};
+    case DecodeSink::Answer::kStop:
+      EndDecode(run, absl::CancelledError("the client went away"));
+      return {};
+    case DecodeSink::Answer::kCancel:
+      CancelDecode(run);
+      return {};
   }
   if (run->finish() == v1::NOT_FINISHED) return {session.log().tokens().back()};
   EndDecode(run, absl::OkStatus());
@@ -264,20 +266,36 @@ void SessionManager::LogSampled(const std::shared_ptr<DecodeRun>& run) {
   run->unlogged.Clear();
 }
 
-void SessionManager::EndDecode(const std::shared_ptr<DecodeRun>& run, absl::Status status) {
+// The session holds what was sampled, so the client gets it, whether it takes more or not.
+void SessionManager::CancelDecode(const std::shared_ptr<DecodeRun>& run) {
+  while (run->sent < run->decode().tokens.size()) {
+    v1::DecodeEvent event = run->Token(run->sent++);
+    if (event.position() >= run->from()) (void)run->sink().Event(std::move(event));
+  }
+  EndDecode(run, absl::OkStatus(),
+            run->finish() == v1::NOT_FINISHED ? v1::CANCELLED_BY_CLIENT : run->finish());
+}
+
+void SessionManager::EndDecode(const std::shared_ptr<DecodeRun>& run, absl::Status status,
+                               v1::FinishReason finish) {
   const SessionPtr session = run->session();
   LogSampled(run);
   if (status.ok()) {
     if (!run->decode().finish.has_value()) {
       v1::SessionRecord record;
       record.mutable_decode_ended()->set_position(session->log().position());
-      record.mutable_decode_ended()->set_finish(run->finish());
+      record.mutable_decode_ended()->set_finish(finish == v1::NOT_FINISHED ? run->finish()
+                                                                           : finish);
       status = session->Apply(record);
       RecordLater(session, record);
     }
     if (status.ok()) (void)run->sink().Event(run->End(*run->decode().finish));
   }
   session->NoteStateBytes();
+  if (session->transient) {
+    absl::MutexLock lock(&mu_);
+    transients_.erase(session);
+  }
   session->Leave();
   run->sink().Done(std::move(status));
 }

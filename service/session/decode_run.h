@@ -4,9 +4,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "attnd/v1/sessions.pb.h"
 #include "models/sampler.h"
 #include "models/tokenizer.h"
@@ -35,6 +38,7 @@ class SessionManager::DecodeRun {
 
   const SessionPtr& session() const { return session_; }
   DecodeSink& sink() { return *sink_; }
+  const std::shared_ptr<DecodeSink>& shared_sink() const { return sink_; }
   // Events before this position are not wanted.
   uint64_t from() const { return from_; }
   const SessionLog::Decode& decode() const { return session_->log().decode(decode_); }
@@ -50,6 +54,9 @@ class SessionManager::DecodeRun {
 
   // Events of tokens [0, sent) are out, or before what the client wants.
   size_t sent = 0;
+  // When this call began, and when its last token was sampled.
+  const absl::Time start = absl::Now();
+  std::optional<absl::Time> last_token;
   // Sampled and not handed to the store yet.
   v1::SessionRecord unlogged;
 
@@ -62,7 +69,7 @@ class SessionManager::DecodeRun {
   models::TextStream text_;
   StopFilter stop_;
   v1::FinishReason finish_ = v1::NOT_FINISHED;
-  // Of all tokens up to the last event's; empty where the session has taken back what came before.
+  // Of all tokens up to the last event's.
   std::string chain_hash_;
 };
 

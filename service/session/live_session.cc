@@ -1,5 +1,6 @@
 #include "service/session/live_session.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -56,28 +57,20 @@ void LiveSession::set_durable(uint64_t position) {
   durable_ = position;
 }
 
-absl::Status LiveSession::TakeBackTo(uint64_t most) {
-  const auto read = [](const models::SequenceState& state) {
-    return static_cast<uint64_t>(state.position());
-  };
+void LiveSession::TakeBackTo(uint64_t most) {
   anchors.erase(anchors.upper_bound(most), anchors.end());
-  if (state.has_value() && read(*state) <= most) return absl::OkStatus();
-  state.reset();
-  if (!anchors.empty()) {
-    absl::StatusOr<models::SequenceState> copy = anchors.rbegin()->second->Copy();
-    if (!copy.ok()) return copy.status();
-    state = *std::move(copy);
-  }
+  has_read = std::min(has_read, most);
+  if (state.has_value() && static_cast<uint64_t>(state->position()) > most) state.reset();
   NoteStateBytes();
-  return absl::OkStatus();
 }
 
 void LiveSession::NoteStateBytes() {
   int64_t bytes = state.has_value() ? state->byte_size() : 0;
   for (const auto& [position, anchor] : anchors) bytes += anchor->byte_size();
+  for (const auto& [name, pin] : pinned) bytes += pin->byte_size();
   absl::MutexLock lock(&mu_);
   state_bytes_ = bytes;
-  in_memory_ = state.has_value();
+  in_memory_ = state.has_value() || !anchors.empty();
 }
 
 int64_t LiveSession::state_bytes() const {
@@ -90,14 +83,14 @@ absl::Time LiveSession::used() const {
   return used_;
 }
 
-bool LiveSession::deleted() const {
+bool LiveSession::forgotten() const {
   absl::MutexLock lock(&mu_);
-  return deleted_;
+  return forgotten_;
 }
 
-void LiveSession::set_deleted() {
+void LiveSession::set_forgotten() {
   absl::MutexLock lock(&mu_);
-  deleted_ = true;
+  forgotten_ = true;
 }
 
 v1::Session LiveSession::Describe() const {

@@ -51,25 +51,36 @@ class LiveSession {
   uint64_t records_written = 0;  // To the store.
   Durability durability = Durability::kAsync;
 
-  // The state that has read tokens [0, position()); undefined while it is in the store only.
+  // The state that has read tokens [0, position()); none while it must come from an anchor, the
+  // store or the tokens.
   std::optional<models::SequenceState> state;
-  // At multiples of the anchors' distance; shared with forks, never written.
-  std::map<uint64_t, std::shared_ptr<const models::SequenceState>> anchors;
-  // The latest state of at most `most` tokens that memory holds is put into `state`, or none.
-  absl::Status TakeBackTo(uint64_t most) ABSL_LOCKS_EXCLUDED(mu_);
+  // At multiples of the anchors' distance, and where snapshots stand; shared with forks, never
+  // written.
+  using Anchor = std::shared_ptr<const models::SequenceState>;
+  std::map<uint64_t, Anchor> anchors;
+  // Of snapshots, by name: states that have read tokens of theirs.
+  std::map<std::string, Anchor> pinned;
+  // Nobody finds this session, and it ends with its call: it keeps no anchors.
+  bool transient = false;
+  // Tokens that a state has read at some time: what is read again up to here is a repetition.
+  uint64_t has_read = 0;
+  uint64_t reading = 0;  // Where the piece of a prompt began that is being read.
+  // Drops the states that have read more than `most` tokens.
+  void TakeBackTo(uint64_t most) ABSL_LOCKS_EXCLUDED(mu_);
   void NoteStateBytes() ABSL_LOCKS_EXCLUDED(mu_);
   int64_t state_bytes() const ABSL_LOCKS_EXCLUDED(mu_);
 
   absl::Time used() const ABSL_LOCKS_EXCLUDED(mu_);
-  bool deleted() const ABSL_LOCKS_EXCLUDED(mu_);
-  void set_deleted() ABSL_LOCKS_EXCLUDED(mu_);
+  // Memory has let go of it: whoever waits for a turn must look for it again, in the store.
+  bool forgotten() const ABSL_LOCKS_EXCLUDED(mu_);
+  void set_forgotten() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   const std::string id_;
   SessionLog log_;  // Written in turns under mu_, read in turns or under mu_.
   mutable absl::Mutex mu_;
   bool busy_ ABSL_GUARDED_BY(mu_) = false;
-  bool deleted_ ABSL_GUARDED_BY(mu_) = false;
+  bool forgotten_ ABSL_GUARDED_BY(mu_) = false;
   std::deque<absl::AnyInvocable<void()>> waiting_ ABSL_GUARDED_BY(mu_);
   absl::Time used_ ABSL_GUARDED_BY(mu_) = absl::Now();
   uint64_t durable_ ABSL_GUARDED_BY(mu_) = 0;

@@ -55,6 +55,59 @@ void SessionManager::LoadModel(const std::string& name,
   });
 }
 
+void SessionManager::UnloadModel(const std::string& name, StatusDone done) {
+  // On the writer's thread, on which models are loaded and sessions come into memory: none does
+  // meanwhile.
+  writer_.Run([this, name, done = std::move(done)]() mutable {
+    const std::shared_ptr<const LoadedModel> model = models_.Find(name);
+    if (model == nullptr) return done(models_.CheckKnown(name));
+    std::vector<SessionPtr> own;
+    size_t calls = 0;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto scoring = scoring_.find(model.get());
+      if (scoring != scoring_.end()) calls += scoring->second;
+      for (const SessionPtr& session : transients_) calls += session->model == model ? 1 : 0;
+      for (const auto& [id, session] : sessions_) {
+        if (session->model == model) own.push_back(session);
+      }
+    }
+    absl::Status status;
+    const auto refuse = [&](absl::string_view what) {
+      status = absl::FailedPreconditionError(absl::StrCat("model ", name, ": ", what));
+    };
+    if (calls > 0) refuse(absl::StrCat(calls, " calls run on it: unload it when they have ended"));
+    // A turn at each of its sessions, so that nothing begins on it.
+    std::vector<SessionPtr> held;
+    for (const SessionPtr& session : own) {
+      if (!status.ok()) break;
+      if (session->durability == Durability::kNone) {
+        refuse(absl::StrCat("session ", session->id(),
+                            " of durability NONE is its, which no store keeps: delete it first"));
+      } else if (!session->Enter(0, [] {}).ok()) {
+        refuse(absl::StrCat("a call of session ", session->id(),
+                            " runs on it: unload it when it has ended"));
+      } else {
+        held.push_back(session);
+      }
+    }
+    if (status.ok()) {
+      for (const SessionPtr& session : held) {
+        // A state that the store does not take is computed again.
+        (void)StoreStates(*session);
+        Forget(session);
+      }
+      {
+        absl::MutexLock lock(&mu_);
+        scoring_.erase(model.get());
+      }
+      models_.Unload(name);
+    }
+    for (const SessionPtr& session : held) session->Leave();
+    done(status);
+  });
+}
+
 void SessionManager::Tokenize(v1::TokenizeRequest request,
                               absl::AnyInvocable<void(absl::StatusOr<v1::TokenizeResponse>)> done) {
   writer_.Run([this, request = std::move(request), done = std::move(done)]() mutable {

@@ -111,6 +111,7 @@ void ModelRunner::Step(std::vector<std::unique_ptr<Running>>& running) {
   const auto ended = static_cast<size_t>(running.end() - over);
   running.erase(over, running.end());
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  if (options_.step_seconds != nullptr) options_.step_seconds->Observe(seconds);
   absl::MutexLock lock(&mu_);
   usage_.tasks -= ended;
   ++usage_.steps;

@@ -18,6 +18,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "models/language_model.h"
+#include "prometheus/histogram.h"
 
 namespace attnd {
 
@@ -28,6 +29,8 @@ struct RunnerOptions {
   int64_t max_sequences = 256;
   // Tasks that wait or run; more are refused.
   size_t max_tasks = 4096;
+  // Takes the time of each step; null: nobody does.
+  prometheus::Histogram* step_seconds = nullptr;
 };
 
 class ModelRunner {

@@ -30,8 +30,17 @@ std::shared_ptr<const LoadedModel> ModelTable::Find(absl::string_view name) cons
   return found == loaded_.end() ? nullptr : found->second;
 }
 
-absl::StatusOr<std::shared_ptr<const LoadedModel>> ModelTable::Load(absl::string_view name) {
-  if (auto found = Find(name)) return found;
+ModelTable::Slots ModelTable::slots() const {
+  Slots slots;
+  absl::MutexLock lock(&mu_);
+  for (const auto& [name, loaded] : loaded_) {
+    slots.busy += loaded->runner->usage().tasks;
+    slots.all += options_.max_tasks;
+  }
+  return slots;
+}
+
+absl::Status ModelTable::CheckKnown(absl::string_view name) const {
   // A name is a key, never a path.
   const auto plain = [](char c) {
     return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
@@ -41,15 +50,21 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> ModelTable::Load(absl::string
     return absl::InvalidArgumentError(
         absl::StrCat("model: given \"", name, "\", expected 1 to 128 of [A-Za-z0-9_.-]"));
   }
-  absl::MutexLock loading(&loading_);
-  if (auto found = Find(name)) return found;
-  const std::string path = absl::StrCat(folder_, "/", name);
-  if (folder_.empty() || !fs::exists(path + "/config.json")) {
+  if (folder_.empty() || !fs::exists(absl::StrCat(folder_, "/", name, "/config.json"))) {
     const std::vector<std::string> known = names();
     return absl::NotFoundError(absl::StrCat(
         "model: given \"", name, "\", known are: ",
         known.empty() ? "none (--models names their directory)" : absl::StrJoin(known, ", ")));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<const LoadedModel>> ModelTable::Load(absl::string_view name) {
+  if (auto found = Find(name)) return found;
+  if (absl::Status s = CheckKnown(name); !s.ok()) return s;
+  absl::MutexLock loading(&loading_);
+  if (auto found = Find(name)) return found;
+  const std::string path = absl::StrCat(folder_, "/", name);
   auto loaded = std::make_shared<LoadedModel>();
   loaded->name = std::string(name);
   absl::StatusOr<std::unique_ptr<const models::LanguageModel>> model =

@@ -43,6 +43,13 @@ class ModelTable {
   // Loads it where it is not; blocks for as long as that takes. NOT_FOUND with the names that there
   // are; INVALID_ARGUMENT for a name that is no plain one, or a checkpoint that is wrong.
   absl::StatusOr<std::shared_ptr<const LoadedModel>> Load(absl::string_view name);
+  // Of all that are loaded: sequences that wait or run, and how many may.
+  struct Slots {
+    size_t busy = 0, all = 0;
+  };
+  Slots slots() const;
+  // NOT_FOUND with the names that there are, INVALID_ARGUMENT for a name that is no plain one.
+  absl::Status CheckKnown(absl::string_view name) const;
   // Whether it was there. What runs on it ends with UNAVAILABLE.
   bool Unload(absl::string_view name);
   // Unloads all of them; Load is UNAVAILABLE from then on.

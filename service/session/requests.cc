@@ -113,20 +113,30 @@ absl::StatusOr<std::vector<int32_t>> TokensOf(
     return Bad(absl::StrCat("tokens: given ", tokens.size(), " tokens and ", text.size(),
                             " bytes of text, expected one of the two"));
   }
-  std::vector<int32_t> out;
+  std::vector<int32_t> out(tokens.begin(), tokens.end());
   if (!text.empty()) {
     out = model.tokenizer->Encode(text);
     if (out.empty()) return Bad("text: given no token's worth");
-    return out;
   }
   const int64_t vocab = model.model->config().vocab_size;
-  for (const uint32_t token : tokens) {
-    if (token >= static_cast<uint64_t>(vocab)) {
-      return Bad(absl::StrCat("tokens: given ", token, ", expected [0, ", vocab, ")"));
+  for (const int32_t token : out) {
+    if (static_cast<uint32_t>(token) >= static_cast<uint64_t>(vocab)) {
+      return Bad(absl::StrCat(text.empty() ? "tokens: given " : "text: given token ",
+                              static_cast<uint32_t>(token), ", expected [0, ", vocab, ")"));
     }
-    out.push_back(static_cast<int32_t>(token));
   }
   return out;
+}
+
+Durability DurabilityOf(v1::SessionDurability durability) {
+  switch (durability) {
+    case v1::NONE:
+      return Durability::kNone;
+    case v1::SYNC:
+      return Durability::kSync;
+    default:
+      return Durability::kAsync;
+  }
 }
 
 models::SamplingParams ParamsOf(const v1::Sampling& sampling) {

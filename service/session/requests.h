@@ -12,6 +12,7 @@
 #include "google/protobuf/message.h"
 #include "models/sampler.h"
 #include "service/session/model_table.h"
+#include "service/session/session_store.h"
 
 namespace attnd {
 
@@ -31,6 +32,8 @@ absl::Status CheckDecode(const v1::DecodeRequest& request, int64_t vocab_size);
 absl::StatusOr<std::vector<int32_t>> TokensOf(
     const LoadedModel& model, const google::protobuf::RepeatedField<uint32_t>& tokens,
     const std::string& text);
+
+Durability DurabilityOf(v1::SessionDurability durability);
 
 // Zeros of the wire mean what is usual.
 models::SamplingParams ParamsOf(const v1::Sampling& sampling);

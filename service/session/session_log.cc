@@ -28,11 +28,6 @@ std::string LittleEndian(uint64_t value, int bytes) {
   return text;
 }
 
-// No client's key begins like this: keys are printable.
-std::string KeyOf(absl::string_view key, uint64_t position) {
-  return key.empty() ? absl::StrCat("\x01", position) : std::string(key);
-}
-
 }  // namespace
 
 absl::Status SessionLog::Check(const v1::SessionRecord& record) const {
@@ -61,6 +56,17 @@ absl::Status SessionLog::Check(const v1::SessionRecord& record) const {
     case v1::SessionRecord::kRewound:
       if (record.rewound().position() <= tokens_.size()) return absl::OkStatus();
       return CannotChain("a rewind to what never was");
+    case v1::SessionRecord::kSnapshotted:
+      if (snapshots_.count(record.snapshotted().snapshot()) > 0) {
+        return CannotChain("a snapshot of a name that is taken");
+      }
+      if (record.snapshotted().position() <= tokens_.size()) return absl::OkStatus();
+      return CannotChain("a snapshot of what never was");
+    case v1::SessionRecord::kRestored:
+      if (snapshots_.count(record.restored().snapshot()) > 0) return absl::OkStatus();
+      return CannotChain("the way back to a snapshot that is not there");
+    case v1::SessionRecord::kSnapshotDropped:
+      return absl::OkStatus();
     case v1::SessionRecord::CHANGE_NOT_SET:
       break;
   }
@@ -74,7 +80,8 @@ absl::Status SessionLog::Apply(const v1::SessionRecord& record) {
   switch (record.change_case()) {
     case v1::SessionRecord::kCreated:
       created_ = record.created();
-      chain_hash_ = Sha256(LittleEndian(created_.seed(), 8));
+      chain_hash_ = ChainHashOf(created_.seed(), {});
+      marks_ = {chain_hash_};
       for (const uint32_t token : created_.tokens()) Push(static_cast<int32_t>(token));
       created_.clear_tokens();
       break;
@@ -83,7 +90,7 @@ absl::Status SessionLog::Apply(const v1::SessionRecord& record) {
       break;
     case v1::SessionRecord::kDecodeBegun:
       decode = static_cast<int64_t>(decodes_.size());
-      decodes_.push_back({begin, begin, record.decode_begun(), std::nullopt, {}});
+      decodes_.push_back({begin, begin, chain_hash_, record.decode_begun(), std::nullopt, {}});
       break;
     case v1::SessionRecord::kSampled: {
       Decode& open = decodes_.back();
@@ -100,6 +107,24 @@ absl::Status SessionLog::Apply(const v1::SessionRecord& record) {
     case v1::SessionRecord::kRewound:
       Truncate(record.rewound().position());
       break;
+    case v1::SessionRecord::kSnapshotted: {
+      const uint64_t position = record.snapshotted().position();
+      snapshots_[record.snapshotted().snapshot()] = {
+          std::make_shared<const std::vector<int32_t>>(
+              tokens_.begin(), tokens_.begin() + static_cast<int64_t>(position)),
+          ChainHashAt(position)};
+      break;
+    }
+    case v1::SessionRecord::kRestored: {
+      const Snapshot snapshot = snapshots_.find(record.restored().snapshot())->second;
+      const uint64_t common = CommonWith(snapshot);
+      Truncate(common);
+      for (uint64_t p = common; p < snapshot.position(); ++p) Push((*snapshot.tokens)[p]);
+      break;
+    }
+    case v1::SessionRecord::kSnapshotDropped:
+      snapshots_.erase(record.snapshot_dropped().snapshot());
+      break;
     case v1::SessionRecord::CHANGE_NOT_SET:
       break;
   }
@@ -111,28 +136,52 @@ absl::Status SessionLog::Apply(const v1::SessionRecord& record) {
 void SessionLog::Push(int32_t token) {
   tokens_.push_back(token);
   chain_hash_ = Chain(chain_hash_, token);
+  if (tokens_.size() % kMarkEvery == 0) marks_.push_back(chain_hash_);
+}
+
+void SessionLog::Truncate(uint64_t position) {
+  chain_hash_ = ChainHashAt(position);
+  tokens_.resize(position);
+  marks_.resize(position / kMarkEvery + 1);
+  unkeyed_.erase(unkeyed_.lower_bound(position), unkeyed_.end());
+  EndOpenDecode();
 }
 
 // What a decode sampled stays known to who asks for it again, although the session has forgotten
 // it.
-void SessionLog::Truncate(uint64_t position) {
-  tokens_.resize(position);
-  chain_hash_.clear();
-  chain_hash_ = ChainHashAt(position);
+void SessionLog::EndOpenDecode() {
   if (!decodes_.empty() && !decodes_.back().finish.has_value()) {
     decodes_.back().finish = v1::CANCELLED_BY_CLIENT;
   }
 }
 
+uint64_t SessionLog::CommonWith(const Snapshot& snapshot) const {
+  const auto [own, other] = std::mismatch(tokens_.begin(), tokens_.end(), snapshot.tokens->begin(),
+                                          snapshot.tokens->end());
+  return static_cast<uint64_t>(own - tokens_.begin());
+}
+
 void SessionLog::Remember(const v1::SessionRecord& record, uint64_t begin, int64_t decode) {
   if (record.has_sampled() || record.has_decode_ended()) return;  // Parts of a decode.
-  const std::string key = KeyOf(record.idempotency_key(), begin);
-  const auto [at, added] = requests_.insert_or_assign(
-      key, Request{record.request_hash(), begin, tokens_.size(), decode});
+  const Request request{record.request_hash(), begin, tokens_.size(), decode};
+  if (record.has_created()) {
+    creation_ = request;
+    creation_key_ = record.idempotency_key();
+    return;
+  }
+  const std::string& key = record.idempotency_key();
+  // A snapshot moves nothing, and is known by its name.
+  if (!record.has_snapshotted() && !record.has_snapshot_dropped()) {
+    unkeyed_.erase(unkeyed_.lower_bound(begin), unkeyed_.end());
+    if (key.empty()) unkeyed_[begin] = request;
+    if (unkeyed_.size() > kRemembered) unkeyed_.erase(unkeyed_.begin());
+  }
+  if (key.empty()) return;
+  const auto [at, added] = keyed_.insert_or_assign(key, request);
   if (!added) return;
   order_.push_back(key);
   if (order_.size() > kRemembered) {
-    requests_.erase(order_.front());
+    keyed_.erase(order_.front());
     order_.pop_front();
   }
 }
@@ -143,9 +192,12 @@ const SessionLog::Decode* SessionLog::open_decode() const {
 
 const SessionLog::Request* SessionLog::FindRequest(absl::string_view key,
                                                    std::optional<uint64_t> position) const {
-  if (key.empty() && !position.has_value()) return nullptr;
-  const auto found = requests_.find(KeyOf(key, position.value_or(0)));
-  return found == requests_.end() ? nullptr : &found->second;
+  if (!key.empty()) {
+    const auto found = keyed_.find(key);
+    return found == keyed_.end() ? nullptr : &found->second;
+  }
+  const auto found = position.has_value() ? unkeyed_.find(*position) : unkeyed_.end();
+  return found == unkeyed_.end() ? nullptr : &found->second;
 }
 
 std::string SessionLog::Chain(absl::string_view hash, int32_t token) {
@@ -153,9 +205,23 @@ std::string SessionLog::Chain(absl::string_view hash, int32_t token) {
 }
 
 std::string SessionLog::ChainHashAt(uint64_t position) const {
-  if (position == tokens_.size() && !chain_hash_.empty()) return chain_hash_;
-  std::string hash = Sha256(LittleEndian(created_.seed(), 8));
-  for (uint64_t p = 0; p < position; ++p) hash = Chain(hash, tokens_[p]);
+  if (position == tokens_.size()) return chain_hash_;
+  const uint64_t mark = position / kMarkEvery;
+  std::string hash = marks_[mark];
+  for (uint64_t p = mark * kMarkEvery; p < position; ++p) hash = Chain(hash, tokens_[p]);
+  return hash;
+}
+
+std::string SessionLog::ChainHashOf(uint64_t seed, absl::Span<const int32_t> tokens) {
+  std::string hash = Sha256(LittleEndian(seed, 8));
+  for (const int32_t token : tokens) hash = Chain(hash, token);
+  return hash;
+}
+
+std::string SessionLog::ChainHashOf(const Snapshot& snapshot, uint64_t position) const {
+  const uint64_t common = std::min(CommonWith(snapshot), position);
+  std::string hash = ChainHashAt(common);
+  for (uint64_t p = common; p < position; ++p) hash = Chain(hash, (*snapshot.tokens)[p]);
   return hash;
 }
 

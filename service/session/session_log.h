@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,14 +25,16 @@ class SessionLog {
   // A decode: from its first token to its end, if it has one yet.
   struct Decode {
     uint64_t begin = 0;
-    uint64_t end = 0;  // After its last token so far.
+    uint64_t end = 0;        // After its last token so far.
+    std::string begin_hash;  // Chain hash before its first token.
     v1::SessionRecord::DecodeBegun request;
     std::optional<v1::FinishReason> finish;
     std::vector<v1::SampledToken> tokens;
   };
 
   // A mutation that may be repeated: where it left the session. One without a key of its own is
-  // known by the position at which it began.
+  // known by the position at which it began, until another change leaves that position behind: then
+  // the session may come there again, and what begins there is something new.
   struct Request {
     uint64_t hash = 0;
     uint64_t position = 0;  // Before it.
@@ -39,7 +42,15 @@ class SessionLog {
     int64_t decode = -1;    // Index of the decode that it began, or -1.
   };
 
-  // Keys are remembered for this many requests.
+  // A named point. Its tokens are its own: the session's may be others by now.
+  struct Snapshot {
+    std::shared_ptr<const std::vector<int32_t>> tokens;
+    std::string chain_hash;
+    uint64_t position() const { return tokens->size(); }
+  };
+  using Snapshots = std::map<std::string, Snapshot, std::less<>>;
+
+  // Requests are remembered for this many keys, and for this many positions.
   static constexpr size_t kRemembered = 1000;
 
   // Checks a record against what came before and applies it. INTERNAL for a record that cannot
@@ -58,6 +69,13 @@ class SessionLog {
   int64_t last_decode() const { return static_cast<int64_t>(decodes_.size()) - 1; }
   const Decode& decode(int64_t index) const { return decodes_[static_cast<size_t>(index)]; }
 
+  const Snapshots& snapshots() const { return snapshots_; }
+  // Tokens that the session and the snapshot begin with alike.
+  uint64_t CommonWith(const Snapshot& snapshot) const;
+
+  // The request that created the session.
+  const Request& creation() const { return creation_; }
+  const std::string& creation_key() const { return creation_key_; }
   // The mutation with that key, or without one the last that began at that position and had none;
   // null if there was none.
   const Request* FindRequest(absl::string_view key, std::optional<uint64_t> position) const;
@@ -66,22 +84,34 @@ class SessionLog {
   // hashes, equal streams.
   const std::string& chain_hash() const { return chain_hash_; }
   static std::string Chain(absl::string_view hash, int32_t token);
-  // Of the first `position` tokens; costs as much as there are tokens, unless it is the end.
+  // Of the first `position` tokens; costs kMarkEvery hashes at most.
   std::string ChainHashAt(uint64_t position) const;
+  static std::string ChainHashOf(uint64_t seed, absl::Span<const int32_t> tokens);
+  // Of the first `position` tokens of a snapshot.
+  std::string ChainHashOf(const Snapshot& snapshot, uint64_t position) const;
 
  private:
   absl::Status Check(const v1::SessionRecord& record) const;
   void Push(int32_t token);
   void Truncate(uint64_t position);
+  void EndOpenDecode();
   void Remember(const v1::SessionRecord& record, uint64_t begin, int64_t decode);
+
+  // A chain hash is kept for every multiple of this.
+  static constexpr uint64_t kMarkEvery = 256;
 
   v1::SessionRecord::Created created_;
   std::vector<int32_t> tokens_;
   std::vector<Decode> decodes_;
-  std::map<std::string, Request, std::less<>> requests_;
-  std::deque<std::string> order_;
+  Snapshots snapshots_;
+  Request creation_;
+  std::string creation_key_;
+  std::map<std::string, Request, std::less<>> keyed_;
+  std::deque<std::string> order_;        // Of keys, the oldest first.
+  std::map<uint64_t, Request> unkeyed_;  // By the position at which they began.
   uint64_t size_ = 0;
   std::string chain_hash_;
+  std::vector<std::string> marks_;  // After 0, kMarkEvery, ... tokens.
 };
 
 }  // namespace attnd

@@ -17,15 +17,19 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "attnd/v1/models.pb.h"
 #include "attnd/v1/sessions.pb.h"
+#include "service/metrics/session_metrics.h"
 #include "service/session/live_session.h"
 #include "service/session/log_writer.h"
 #include "service/session/model_table.h"
+#include "service/session/requests.h"
 #include "service/session/session_store.h"
 
 namespace attnd {
@@ -37,9 +41,27 @@ struct SessionLimits {
   uint64_t max_tokens = uint64_t{1} << 20;
   double idle_seconds = 24 * 3600;
   // States are kept at multiples of this, the last `anchors` of a session in memory: a rewind
-  // replays fewer tokens than this.
+  // replays fewer tokens than this. The store keeps as many states of a session.
   uint64_t anchor_every = 512;
   size_t anchors = 4;
+  size_t max_snapshots = 64;      // Of one session.
+  size_t max_generations = 1024;  // Calls of Generate under way.
+  // Of one exported file, and of all that arrive at a time.
+  int64_t max_file_bytes = int64_t{1} << 30;
+};
+
+// Bounds the bytes of files that are on their way. Safe from many threads.
+class FileRoom {
+ public:
+  explicit FileRoom(int64_t max_file_bytes) : max_(static_cast<uint64_t>(max_file_bytes)) {}
+  // Room for `more` bytes of a file that has `have`. RESOURCE_EXHAUSTED if there is none.
+  absl::Status Take(uint64_t have, uint64_t more) ABSL_LOCKS_EXCLUDED(mu_);
+  void Release(uint64_t bytes) ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  const uint64_t max_;
+  absl::Mutex mu_;
+  uint64_t taken_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 // Takes a decode's events, one at a time. Calls come from threads of the manager's.
@@ -47,13 +69,17 @@ class DecodeSink {
  public:
   enum class Answer : uint8_t {
     kGoOn,
-    kPause,  // Takes no more until SessionManager::Resume.
-    kStop,   // Nobody listens any more: the decode is left as it is.
+    kPause,   // Takes no more for now.
+    kStop,    // Nobody listens any more: the decode is left as it is.
+    kCancel,  // Enough: the decode ends here, with CANCELLED_BY_CLIENT.
   };
   virtual ~DecodeSink() = default;
   virtual Answer Event(v1::DecodeEvent event) = 0;
-  // After kPause, once Resume has an effect: a sink that could take events again by now calls it.
-  virtual void Paused() {}
+  // Asked between steps, and between pieces of a prompt: kGoOn, kStop or kCancel.
+  virtual Answer Wish() { return Answer::kGoOn; }
+  // After kPause. True: the sink keeps `resume`, and calls it once, when it takes events again or
+  // its wish has changed. False: it does so by now.
+  virtual bool Paused(absl::AnyInvocable<void()> resume) = 0;
   // After the last event; exactly once.
   virtual void Done(absl::Status status) = 0;
 };
@@ -61,11 +87,14 @@ class DecodeSink {
 class SessionManager {
  public:
   using SessionDone = absl::AnyInvocable<void(absl::StatusOr<v1::Session>)>;
+  using StatusDone = absl::AnyInvocable<void(absl::Status)>;
+  using SnapshotDone = absl::AnyInvocable<void(absl::StatusOr<v1::SnapshotInfo>)>;
   using AppendDone = absl::AnyInvocable<void(absl::StatusOr<v1::AppendResponse>)>;
 
-  // `models` and `store` must outlive the manager. With a store that keeps nothing beyond the
-  // process, sessions live as long as it does.
-  SessionManager(ModelTable& models, SessionStore& store, const SessionLimits& limits);
+  // `models`, `store` and `metrics` must outlive the manager. With a store that keeps nothing
+  // beyond the process, sessions live as long as it does.
+  SessionManager(ModelTable& models, SessionStore& store, SessionMetrics& metrics,
+                 const SessionLimits& limits);
   // Nobody may call any more. What runs is cut; logs are whole.
   ~SessionManager();
 
@@ -81,24 +110,40 @@ class SessionManager {
   void Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSink> sink);
   void Fork(v1::ForkRequest request, SessionDone done);
   void Rewind(v1::RewindRequest request, SessionDone done);
-  void Delete(const v1::DeleteSessionRequest& request, absl::AnyInvocable<void(absl::Status)> done);
+  void Delete(const v1::DeleteSessionRequest& request, StatusDone done);
+  void Snapshot(v1::SnapshotRequest request, SnapshotDone done);
+  void ListSnapshots(const v1::ListSnapshotsRequest& request,
+                     absl::AnyInvocable<void(absl::StatusOr<v1::ListSnapshotsResponse>)> done);
+  void Restore(v1::RestoreRequest request, SessionDone done);
+  void DeleteSnapshot(v1::DeleteSnapshotRequest request, StatusDone done);
+  // The bytes of a file (session_file.h).
+  void Export(v1::ExportRequest request,
+              absl::AnyInvocable<void(absl::StatusOr<std::string>)> done);
+  void Import(v1::ImportHeader header, std::string file, SessionDone done);
   void List(v1::ListSessionsRequest request,
             absl::AnyInvocable<void(absl::StatusOr<v1::ListSessionsResponse>)> done);
 
-  // Models, by the names of their folders. Load and Tokenize may read a checkpoint first.
+  // Models, by the names of their folders. All but List and Unload may read a checkpoint first.
   void ListModels(absl::AnyInvocable<void(absl::StatusOr<v1::ListModelsResponse>)> done);
   void LoadModel(const std::string& name, absl::AnyInvocable<void(absl::StatusOr<v1::Model>)> done);
+  void UnloadModel(const std::string& name, StatusDone done);
+  void Generate(v1::GenerateRequest request, std::shared_ptr<DecodeSink> sink);
+  // `gone` tells whether nobody waits for the answer any more; asked between pieces.
+  void Score(v1::ScoreRequest request, absl::AnyInvocable<bool()> gone,
+             absl::AnyInvocable<void(absl::StatusOr<v1::ScoreResponse>)> done);
   void Tokenize(v1::TokenizeRequest request,
                 absl::AnyInvocable<void(absl::StatusOr<v1::TokenizeResponse>)> done);
 
-  // The sink takes events again.
-  void Resume(absl::string_view session);
+  // Of the files that clients send.
+  const std::shared_ptr<FileRoom>& file_room() const { return file_room_; }
 
   struct Usage {
     size_t sessions;  // In memory.
+    size_t durable;   // Of those, the ones that the store has too.
     size_t states;    // Sessions whose state is in memory.
+    size_t busy;      // Of those, the ones that a call uses.
     int64_t state_bytes;
-    uint64_t sampled, read, replayed, restored, evicted, expired;
+    int64_t max_state_bytes;
   };
   Usage usage() const;
 
@@ -114,6 +159,15 @@ class SessionManager {
     std::optional<uint64_t> expected;
     uint64_t hash = 0;
   };
+
+  template <typename Request>
+  static Mutation MutationOf(const Request& request) {
+    Mutation mutation;
+    mutation.key = request.idempotency_key();
+    if (request.has_expected_position()) mutation.expected = request.expected_position();
+    mutation.hash = HashOf(request);
+    return mutation;
+  }
 
   // Gives the session in a turn, which `found` ends by Leave; reads its log from the store where it
   // is not in memory.
@@ -135,18 +189,33 @@ class SessionManager {
   // Writes without waiting.
   void RecordLater(const SessionPtr& session, const v1::SessionRecord& record);
 
-  // Lets the state read the tokens up to `end`.
-  void CatchUp(const SessionPtr& session, uint64_t end, Then then);
+  // Tokens that a session's state has read before a step: all but the last.
+  static uint64_t MostRead(const LiveSession& session);
+  // Lets the state read the tokens up to `end`; CANCELLED if `listener` (or null) wishes otherwise.
+  void CatchUp(const SessionPtr& session, uint64_t end, Then then,
+               std::shared_ptr<DecodeSink> listener = nullptr);
   // A state to go on from: in memory, in the store, or the empty one. On the writer's thread where
   // the store must be asked.
   void NeedState(const SessionPtr& session, uint64_t most, Then then);
   // The next tokens for the state, up to `end` or the next anchor.
   std::vector<int32_t> Piece(const LiveSession& session, uint64_t end) const;
   void AfterPiece(LiveSession& session);
+  // Before AfterPiece, what was read since `reading`.
+  void CountRead(LiveSession& session);
   void CreateWith(const std::string& id, const v1::SessionRecord& record, SessionDone done);
+  // Lets `give` set the states of a session that nobody has used yet.
+  void GiveStates(const std::string& id, absl::FunctionRef<void(LiveSession&)> give)
+      ABSL_LOCKS_EXCLUDED(mu_);
   void ShareStates(const LiveSession& parent, const std::string& fork, uint64_t position)
       ABSL_LOCKS_EXCLUDED(mu_);
   void Evict(const SessionPtr& session);
+  absl::Status PutState(const LiveSession& session, const models::SequenceState& state,
+                        absl::string_view chain_hash, const std::string& label);
+  // The latest state in the store that has read `most` of the session's tokens at most.
+  absl::StatusOr<models::SequenceState> GetState(const LiveSession& session, uint64_t most);
+  // Moves the session's states to the store.
+  absl::Status StoreStates(LiveSession& session);
+  void DropOldStates(const LiveSession& session);
   void Housekeep() ABSL_LOCKS_EXCLUDED(mu_);
   // Samples until the decode ends or its sink says otherwise; gives the turn back then.
   void RunDecode(const std::shared_ptr<DecodeRun>& run) ABSL_LOCKS_EXCLUDED(mu_);
@@ -154,17 +223,25 @@ class SessionManager {
                                  absl::Span<const float> logits) ABSL_LOCKS_EXCLUDED(mu_);
   DecodeSink::Answer SendKnown(const std::shared_ptr<DecodeRun>& run) ABSL_LOCKS_EXCLUDED(mu_);
   void LogSampled(const std::shared_ptr<DecodeRun>& run);
-  void EndDecode(const std::shared_ptr<DecodeRun>& run, absl::Status status);
+  void CancelDecode(const std::shared_ptr<DecodeRun>& run);
+  void EndDecode(const std::shared_ptr<DecodeRun>& run, absl::Status status,
+                 v1::FinishReason finish = v1::NOT_FINISHED);
+
+  // Pins the latest state in memory that has read tokens of the snapshot alone.
+  void PinSnapshot(LiveSession& session, const std::string& name);
 
   ModelTable& models_;
   SessionStore& store_;
+  SessionMetrics& metrics_;
   const SessionLimits limits_;
   mutable absl::Mutex mu_;
   absl::flat_hash_map<std::string, SessionPtr> sessions_ ABSL_GUARDED_BY(mu_);
-  Usage usage_ ABSL_GUARDED_BY(mu_) = {};
+  // Of Generate: sessions that nobody finds.
+  absl::flat_hash_set<SessionPtr> transients_ ABSL_GUARDED_BY(mu_);
+  // Calls of Score under way.
+  absl::flat_hash_map<const LoadedModel*, size_t> scoring_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  // Decodes whose sinks take no more for now, by session.
-  absl::flat_hash_map<std::string, std::shared_ptr<DecodeRun>> paused_ ABSL_GUARDED_BY(mu_);
+  const std::shared_ptr<FileRoom> file_room_;
   LogWriter writer_;
   std::thread housekeeper_;
 };

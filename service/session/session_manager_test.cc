@@ -4,140 +4,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <future>
-#include <random>
-
-#include "service/session/memory_store.h"
+#include "absl/strings/str_cat.h"
+#include "service/session/testing/manager_test.h"
 
 namespace attnd {
 namespace {
 
 using ::testing::HasSubstr;
 
-// Collects what a decode streams; may pause or leave after some events.
-class Collector final : public DecodeSink {
- public:
-  Answer Event(v1::DecodeEvent event) override {
-    absl::MutexLock lock(&mu_);
-    events_.push_back(std::move(event));
-    if (events_.size() == stop_after_) return Answer::kStop;
-    if (events_.size() == pause_after_) return Answer::kPause;
-    return Answer::kGoOn;
-  }
-  void Done(absl::Status status) override { done_.set_value(std::move(status)); }
-
-  absl::Status Wait() { return done_.get_future().get(); }
-  void StopAfter(size_t events) { stop_after_ = events; }
-  void PauseAfter(size_t events) { pause_after_ = events; }
-  size_t size() const {
-    absl::MutexLock lock(&mu_);
-    return events_.size();
-  }
-
-  std::vector<uint32_t> tokens() const {
-    absl::MutexLock lock(&mu_);
-    std::vector<uint32_t> tokens;
-    for (const auto& event : events_) {
-      for (const auto& token : event.tokens()) tokens.push_back(token.token());
-    }
-    return tokens;
-  }
-  v1::DecodeEvent last() const {
-    absl::MutexLock lock(&mu_);
-    return events_.back();
-  }
-
- private:
-  mutable absl::Mutex mu_;
-  std::vector<v1::DecodeEvent> events_;
-  size_t stop_after_ = 0, pause_after_ = 0;
-  std::promise<absl::Status> done_;
-};
-
-class SessionManagerTest : public ::testing::Test {
- protected:
-  SessionManagerTest() {
-    std::printf("seed %u\n", seed_);
-    limits_.anchor_every = 64;
-    Restart();
-  }
-
-  // A new manager on the same store, as after the end of a process.
-  void Restart() {
-    manager_.reset();
-    table_ = std::make_unique<ModelTable>(ATTND_MODEL_DATA, RunnerOptions{.step_rows = 48});
-    manager_ = std::make_unique<SessionManager>(*table_, store_, limits_);
-  }
-
-  template <typename Out, typename Call>
-  absl::StatusOr<Out> Await(Call call) {
-    std::promise<absl::StatusOr<Out>> answer;
-    call([&](absl::StatusOr<Out> out) { answer.set_value(std::move(out)); });
-    return answer.get_future().get();
-  }
-
-  absl::StatusOr<v1::Session> Create(const std::string& id, uint64_t seed = 1,
-                                     v1::SessionDurability durability = v1::ASYNC) {
-    v1::CreateSessionRequest request;
-    request.set_session(id);
-    request.set_model("gla");
-    request.set_seed(seed);
-    request.set_durability(durability);
-    return Await<v1::Session>([&](auto done) { manager_->Create(request, std::move(done)); });
-  }
-
-  absl::StatusOr<v1::Session> Get(const std::string& id) {
-    v1::GetSessionRequest request;
-    request.set_session(id);
-    return Await<v1::Session>([&](auto done) { manager_->Get(request, std::move(done)); });
-  }
-
-  absl::StatusOr<v1::AppendResponse> Append(const std::string& id,
-                                            const std::vector<uint32_t>& tokens,
-                                            absl::optional<uint64_t> expected = absl::nullopt,
-                                            const std::string& key = "") {
-    v1::AppendRequest request;
-    request.set_session(id);
-    request.mutable_tokens()->Assign(tokens.begin(), tokens.end());
-    if (expected.has_value()) request.set_expected_position(*expected);
-    request.set_idempotency_key(key);
-    return Await<v1::AppendResponse>(
-        [&](auto done) { manager_->Append(request, std::move(done)); });
-  }
-
-  v1::DecodeRequest DecodeOf(const std::string& id, uint32_t count) {
-    v1::DecodeRequest request;
-    request.set_session(id);
-    request.set_max_new_tokens(count);
-    request.mutable_sampling()->set_temperature(1);
-    request.mutable_stop()->set_ignore_eos(true);
-    return request;
-  }
-
-  std::vector<uint32_t> Decode(const std::string& id, uint32_t count) {
-    return Decode(DecodeOf(id, count));
-  }
-  std::vector<uint32_t> Decode(const v1::DecodeRequest& request) {
-    auto sink = std::make_shared<Collector>();
-    manager_->Decode(request, sink);
-    const absl::Status status = sink->Wait();
-    EXPECT_TRUE(status.ok()) << status;
-    return sink->tokens();
-  }
-
-  std::vector<uint32_t> Tokens(size_t count) {
-    std::vector<uint32_t> tokens(count);
-    for (uint32_t& token : tokens) token = static_cast<uint32_t>(random_() % 96);
-    return tokens;
-  }
-
-  const unsigned seed_ = std::random_device()();
-  std::mt19937 random_{seed_};
-  SessionLimits limits_;
-  MemoryStore store_;
-  std::unique_ptr<ModelTable> table_;
-  std::unique_ptr<SessionManager> manager_;
-};
+class SessionManagerTest : public ManagerTest {};
 
 TEST_F(SessionManagerTest, TheSameTokensHoweverTheyWereAskedFor) {
   const std::vector<uint32_t> prompt = Tokens(150);
@@ -312,12 +187,84 @@ TEST_F(SessionManagerTest, EvictedSessionsComeBack) {
   Restart();
   ASSERT_TRUE(Create("s").ok());
   ASSERT_TRUE(Append("s", prompt).ok());
-  const absl::Time end = absl::Now() + absl::Seconds(20);
-  while (manager_->usage().states > 0 && absl::Now() < end) absl::SleepFor(absl::Milliseconds(50));
-  EXPECT_EQ(manager_->usage().states, 0u);
+  AwaitEviction();
   EXPECT_EQ(Get("s")->tier(), "store");
   EXPECT_EQ(Decode("s", 40), expected);
-  EXPECT_GE(manager_->usage().restored, 1u);
+  EXPECT_GE(RestoredFromStore(), 1);
+}
+
+TEST_F(SessionManagerTest, AStateOfTokensThatWereTakenBackIsNotGoneOnFrom) {
+  limits_.max_state_bytes = 1;
+  Restart();
+  const std::vector<uint32_t> first = Tokens(200), second = Tokens(150);
+  ASSERT_TRUE(Create("s").ok());
+  ASSERT_TRUE(Append("s", first).ok());
+  AwaitEviction();
+  ASSERT_TRUE(Rewind("s", 70).ok());
+  ASSERT_TRUE(Append("s", second).ok());
+  std::vector<uint32_t> tokens(first.begin(), first.begin() + 70);
+  tokens.insert(tokens.end(), second.begin(), second.end());
+  EXPECT_EQ(Decode("s", 40), Straight(tokens, 40));
+}
+
+TEST_F(SessionManagerTest, WhatARewindTookBackMayBeAppendedAgain) {
+  const std::vector<uint32_t> tokens = Tokens(10);
+  ASSERT_TRUE(Create("s").ok());
+  ASSERT_EQ(Append("s", tokens, 0)->position(), 10u);
+  ASSERT_TRUE(Rewind("s", 0, 10).ok());
+  EXPECT_EQ(Rewind("s", 0, 10)->position(), 0u) << "repeated";
+  const auto again = Append("s", tokens, 0);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_FALSE(again->repeated_request());
+  EXPECT_EQ(Get("s")->position(), 10u);
+  EXPECT_EQ(Rewind("s", 0, 10)->position(), 0u);
+}
+
+TEST_F(SessionManagerTest, ACancelledDecodeEndsWhereItIs) {
+  const std::vector<uint32_t> prompt = Tokens(20);
+  ASSERT_TRUE(Create("s").ok());
+  ASSERT_TRUE(Append("s", prompt).ok());
+  auto sink = std::make_shared<Collector>();
+  sink->PauseAfter(7);
+  manager_->Decode(DecodeOf("s", 50), sink);
+  while (sink->size() < 7) absl::SleepFor(absl::Milliseconds(1));
+  sink->Cancel();
+  sink->Resume();
+  EXPECT_TRUE(sink->Wait().ok());
+  EXPECT_EQ(sink->last().finish(), v1::CANCELLED_BY_CLIENT);
+  EXPECT_EQ(sink->tokens().size(), 7u);
+  EXPECT_EQ(Get("s")->position(), 27u);
+  // Before its first token.
+  auto none = std::make_shared<Collector>();
+  none->Cancel();
+  manager_->Decode(DecodeOf("s", 50), none);
+  EXPECT_TRUE(none->Wait().ok());
+  EXPECT_EQ(none->tokens().size(), 0u);
+  std::vector<uint32_t> tokens = prompt;
+  const std::vector<uint32_t> kept = sink->tokens();
+  tokens.insert(tokens.end(), kept.begin(), kept.end());
+  EXPECT_EQ(Decode("s", 20), Straight(tokens, 20));
+}
+
+// Whenever its client leaves, what the decode goes on with is what it would have been.
+TEST_F(SessionManagerTest, ADecodeThatWasLeftAnywhereGoesOn) {
+  const std::vector<uint32_t> prompt = Tokens(3);
+  const std::vector<uint32_t> expected = Straight(prompt, 200);
+  for (int time = 0; time < 5; ++time) {
+    const std::string id = absl::StrCat("s", time);
+    ASSERT_TRUE(Create(id).ok());
+    ASSERT_TRUE(Append(id, prompt).ok());
+    v1::DecodeRequest request = DecodeOf(id, 200);
+    request.set_expected_position(3);
+    for (int leave = 0; leave < 6; ++leave) {
+      auto sink = std::make_shared<Collector>();
+      manager_->Decode(request, sink);
+      absl::SleepFor(absl::Microseconds(random_() % 3000));
+      sink->Leave();
+      (void)sink->Wait();
+    }
+    EXPECT_EQ(Decode(request), expected);
+  }
 }
 
 TEST_F(SessionManagerTest, ASlowReaderPausesItsDecodeAlone) {
@@ -330,10 +277,26 @@ TEST_F(SessionManagerTest, ASlowReaderPausesItsDecodeAlone) {
   ASSERT_TRUE(Append("quick", Tokens(5)).ok());
   EXPECT_EQ(Decode("quick", 50).size(), 50u);
   EXPECT_EQ(sink->size(), 10u);
-  manager_->Resume("slow");
+  sink->Resume();
   EXPECT_TRUE(sink->Wait().ok());
   EXPECT_EQ(sink->tokens().size(), 30u);
   EXPECT_EQ(sink->last().finish(), v1::LENGTH);
+}
+
+TEST_F(SessionManagerTest, ASessionWhoseModelIsGoneIsNamedAndCanBeDeleted) {
+  ASSERT_TRUE(Create("s").ok());
+  manager_.reset();
+  table_ = std::make_unique<ModelTable>("", RunnerOptions());
+  manager_ = std::make_unique<SessionManager>(*table_, store_, metrics_, limits_);
+  const absl::Status status = Get("s").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("its model is not there any more"));
+  v1::DeleteSessionRequest request;
+  request.set_session("s");
+  std::promise<absl::Status> deleted;
+  manager_->Delete(request, [&](absl::Status s) { deleted.set_value(std::move(s)); });
+  EXPECT_TRUE(deleted.get_future().get().ok());
+  EXPECT_EQ(Get("s").status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST_F(SessionManagerTest, NamesWhatIsWrong) {
@@ -348,6 +311,14 @@ TEST_F(SessionManagerTest, NamesWhatIsWrong) {
   ASSERT_TRUE(Create("s").ok());
   EXPECT_THAT(error(Append("s", {96}).status()), HasSubstr("tokens: given 96, expected [0, 96)"));
   EXPECT_THAT(error(Append("s", {}).status()), HasSubstr("expected one of the two"));
+  v1::AppendRequest text;
+  text.set_session("s");
+  text.set_text("lower case");
+  EXPECT_THAT(error(Await<v1::AppendResponse>([&](auto done) {
+                      manager_->Append(text, std::move(done));
+                    }).status()),
+              HasSubstr("text: given token 108, expected [0, 96)"));
+  EXPECT_EQ(Get("s")->position(), 0u) << "nothing of it stays";
   auto sink = std::make_shared<Collector>();
   manager_->Decode(DecodeOf("s", 1), sink);
   EXPECT_THAT(error(sink->Wait()), HasSubstr("holds no token"));

@@ -10,6 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 import attnd
+from attnd.v1 import sessions_pb2 as pb
+from attnd.v1 import sessions_pb2_grpc
 from tests import server
 from tests.docs.pages import table_after
 from tests.wire.inference import infer
@@ -70,6 +72,21 @@ def call_everything(address):
         health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
 
 
+def call_sessions(address):
+    """A decode that is asked for again, a fork, a rewind; 10 tokens sampled, 12 of a prompt."""
+    with grpc.insecure_channel(address) as channel:
+        sessions = sessions_pb2_grpc.SessionsStub(channel)
+        sessions.Create(pb.CreateSessionRequest(session="s", model="gla"))
+        sessions.Append(pb.AppendRequest(session="s", tokens=[1] * 13))
+        decode = pb.DecodeRequest(
+            session="s", expected_position=13, max_new_tokens=10, stop=pb.Stop(ignore_eos=True)
+        )
+        for _ in range(2):
+            assert sum(len(event.tokens) for event in sessions.Decode(decode)) == 10
+        sessions.Fork(pb.ForkRequest(session="s"))
+        sessions.Rewind(pb.RewindRequest(session="s", position=5))
+
+
 def on_a_gpu(address):
     with attnd.Client(address) as client:
         return client.short_conv(np.zeros((1, 4, 3), np.float32), np.zeros((3, 2), np.float32)).device.startswith("cuda")
@@ -83,14 +100,23 @@ def check(page, missing):
 
 
 def test_serve():
-    with server.started("serve") as ports:
+    with server.started("serve", f"--models={server.ROOT / 'models/testdata'}") as ports:
         address = f"localhost:{ports['grpc']}"
         call_everything(address)
-        check(exported(ports["metrics"]), set() if on_a_gpu(address) else {"only with a GPU"})
+        call_sessions(address)
+        check(exported(ports["metrics"]), {"only once one failed"} | (set() if on_a_gpu(address) else {"only with a GPU"}))
         values = {sample.name: sample.value for family in scrape(ports["metrics"]) for sample in family.samples}
         # The state [1,2,16,16] that one sequence keeps.
         assert values["attnd_sequences"] == 1 and values["attnd_sequence_bytes"] == 4 * 2 * 16 * 16
         assert values["attnd_sequences_expired_total"] == 0
+        assert values["attnd_tokens_generated_total"] == 10
+        assert values["attnd_time_to_first_token_seconds_count"] == 1 and values["attnd_inter_token_seconds_count"] == 9
+        assert values["attnd_tokens_prefilled_total"] == 12 and values["attnd_session_replayed_tokens_total"] == 0
+        assert values["attnd_session_forks_total"] == values["attnd_session_rewinds_total"] == 1
+        assert values["attnd_store_corruptions_total"] == values["attnd_session_fenced_total"] == 0
+        labelled = {(s.name, *sorted(s.labels.values())): s.value for f in scrape(ports["metrics"]) for s in f.samples}
+        assert labelled["attnd_session_resume_total", "complete"] == 1
+        assert labelled["attnd_store_write_bytes_total", "log"] > 0
 
 
 def test_router_and_worker():
@@ -98,7 +124,10 @@ def test_router_and_worker():
         with server.started("router", f"--workers=localhost:{worker['grpc']}") as router:
             address = f"localhost:{router['grpc']}"
             call_everything(address)
-            check(exported(router["metrics"]), {"only with a GPU", "not in a router"})
+            check(
+                exported(router["metrics"]),
+                {"only with a GPU", "not in a router", "only in attnd serve", "only once one failed"},
+            )
             page = exported(worker["metrics"])
         table = {family: (kind, labels) for family, (kind, labels, _) in documented().items()}
         # Reports, refusals and fallbacks are counted where the calls come in.

@@ -1,98 +1,14 @@
 """Sessions over gRPC, and through the death of their server: a stream that a SIGKILL broke goes on from its next token."""
 
-import contextlib
-import importlib
-import json
-import pathlib
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import grpc
 import pytest
-from grpc_tools import protoc
 
-from tests import server
-
-MODELS = server.ROOT / "models/testdata"
-PATIENCE = 60
-
-
-@pytest.fixture(scope="module")
-def wire(tmp_path_factory):
-    out = tmp_path_factory.mktemp("wire")
-    proto = server.ROOT / "proto"
-    names = ["sessions", "models"]
-    # Under a package of their own, so that they are not the client package's.
-    arguments = ["protoc", f"--proto_path={proto}", f"--python_out={out}", f"--grpc_python_out={out}"]
-    assert protoc.main([*arguments, *(str(proto / f"attnd/v1/{name}.proto") for name in names)]) == 0
-    for name in names:
-        file = out / f"attnd/v1/{name}_pb2_grpc.py"
-        file.write_text(file.read_text().replace("from attnd.v1 import", "import"))
-    sys.path.insert(0, str(out / "attnd/v1"))
-    return {name: (importlib.import_module(f"{name}_pb2"), importlib.import_module(f"{name}_pb2_grpc")) for name in names}
-
-
-class Server:
-    """An `attnd serve` on one state directory that can be killed and started again."""
-
-    def __init__(self, wire, folder: pathlib.Path):
-        self.wire, self.folder = wire, folder
-        self.process = None
-        self.start()
-
-    def start(self):
-        ports = self.folder / "ports.json"
-        ports.unlink(missing_ok=True)
-        self.process = subprocess.Popen(
-            [
-                server.binary(), "serve", "--device=cpu", "--port=0", "--metrics-port=-1", f"--port-file={ports}",
-                f"--models={MODELS}", f"--state-dir={self.folder / 'state'}", "--drain-notice-ms=0",
-            ],
-            stderr=(self.folder / "log").open("ab"),
-        )
-        server.wait_until(lambda: ports.exists() or self.process.poll() is not None)
-        assert self.process.poll() is None, (self.folder / "log").read_text()
-        self.channel = grpc.insecure_channel(f"localhost:{json.loads(ports.read_text())['grpc']}")
-        self.sessions = self.wire["sessions"][1].SessionsStub(self.channel)
-        self.models = self.wire["models"][1].ModelsStub(self.channel)
-
-    def stop(self, how=signal.SIGTERM):
-        self.process.send_signal(how)
-        self.process.wait(PATIENCE)
-        self.channel.close()
-
-
-@pytest.fixture
-def attnd(wire, tmp_path):
-    one = Server(wire, tmp_path)
-    yield one
-    with contextlib.suppress(ProcessLookupError):
-        one.stop()
-
-
-def request(wire, session: str, count: int, **fields):
-    messages = wire["sessions"][0]
-    return messages.DecodeRequest(
-        session=session,
-        max_new_tokens=count,
-        sampling=messages.Sampling(temperature=1, logprobs=True),
-        stop=messages.Stop(ignore_eos=True),
-        **fields,
-    )
-
-
-def tokens(events) -> list[int]:
-    return [sampled.token for event in events for sampled in event.tokens]
-
-
-def create(wire, attnd, session: str, prompt: list[int], **fields) -> None:
-    messages = wire["sessions"][0]
-    attnd.sessions.Create(messages.CreateSessionRequest(session=session, model="gated_deltanet", seed=5, **fields))
-    attnd.sessions.Append(messages.AppendRequest(session=session, tokens=prompt, expected_position=0))
+from tests.wire.session_server import MODELS, PATIENCE, attnd, create, request, tokens, wire  # noqa: F401
 
 
 @pytest.mark.parametrize("durability", ["ASYNC", "SYNC"])

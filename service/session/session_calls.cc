@@ -1,0 +1,269 @@
+// What clients ask of sessions.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "service/session/requests.h"
+#include "service/session/session_manager.h"
+
+namespace attnd {
+
+void SessionManager::Create(v1::CreateSessionRequest request, SessionDone done) {
+  if (absl::Status s = CheckCreate(request); !s.ok()) return done(s);
+  // Loading a model may take long: not on a thread that carries messages.
+  writer_.Run([this, request = std::move(request), done = std::move(done)]() mutable {
+    absl::StatusOr<std::shared_ptr<const LoadedModel>> model = models_.Load(request.model());
+    if (!model.ok()) return done(model.status());
+    const std::string id = request.session().empty() ? NewSessionId() : request.session();
+    v1::SessionRecord record;
+    record.set_idempotency_key(request.idempotency_key());
+    record.set_request_hash(HashOf(request));
+    v1::SessionRecord::Created& created = *record.mutable_created();
+    created.set_model(request.model());
+    created.set_weights_hash((*model)->model->weights_hash());
+    created.set_seed(request.seed());
+    created.set_durability(request.durability());
+    created.set_idle_seconds(request.idle_seconds() > 0 ? request.idle_seconds()
+                                                        : limits_.idle_seconds);
+    *created.mutable_labels() = request.labels();
+    CreateWith(id, record, std::move(done));
+  });
+}
+
+// On the writer's thread.
+void SessionManager::CreateWith(const std::string& id, const v1::SessionRecord& record,
+                                SessionDone done) {
+  // Repeated, it answers with the session that it made.
+  if (absl::StatusOr<SessionPtr> there = Recover(id); there.ok()) {
+    const SessionLog& log = (*there)->log();
+    if (log.creation_key() == record.idempotency_key() &&
+        log.creation().hash == record.request_hash()) {
+      return done((*there)->Describe());
+    }
+    return done(absl::AlreadyExistsError(absl::StrCat("session ", id, ": exists already")));
+  } else if (!absl::IsNotFound(there.status())) {
+    return done(there.status());
+  }
+  absl::StatusOr<std::shared_ptr<const LoadedModel>> model = models_.Load(record.created().model());
+  if (!model.ok()) return done(model.status());
+  auto session = std::make_shared<LiveSession>(id);
+  session->model = *std::move(model);
+  session->durability = DurabilityOf(record.created().durability());
+  absl::Status status = session->Apply(record);
+  if (status.ok() && session->durability != Durability::kNone) {
+    const absl::StatusOr<uint64_t> epoch = store_.Acquire(id);
+    status = epoch.status();
+    if (status.ok()) {
+      session->epoch = *epoch;
+      session->records_written = 1;
+      status = store_.Append(id, *epoch, {0, record.SerializeAsString()}, session->durability);
+      session->set_durable(session->log().position());
+    }
+  }
+  if (status.ok()) status = Add(session).status();
+  if (!status.ok()) return done(status);
+  done(session->Describe());
+}
+
+void SessionManager::Get(const v1::GetSessionRequest& request, SessionDone done) {
+  Enter(request.session(), [done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
+    if (!found.ok()) return done(found.status());
+    v1::Session out = (*found)->Describe();
+    (*found)->Leave();
+    done(std::move(out));
+  });
+}
+
+void SessionManager::Append(v1::AppendRequest request, AppendDone done) {
+  const std::string id = request.session();
+  Enter(id, [this, request = std::move(request),
+             done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
+    if (!found.ok()) return done(found.status());
+    const SessionPtr session = *std::move(found);
+    auto answer = [session,
+                   done = std::move(done)](absl::StatusOr<v1::AppendResponse> response) mutable {
+      session->Leave();
+      done(std::move(response));
+    };
+    absl::StatusOr<std::vector<int32_t>> tokens =
+        TokensOf(*session->model, request.tokens(), request.text());
+    if (!tokens.ok()) return answer(tokens.status());
+    Mutation mutation = MutationOf(request);
+    const absl::StatusOr<const SessionLog::Request*> repeated = FindRepeated(*session, mutation);
+    if (!repeated.ok()) return answer(repeated.status());
+    if (*repeated != nullptr) {
+      v1::AppendResponse response;
+      response.set_position((*repeated)->end);
+      response.set_repeated_request(true);
+      response.mutable_tokens()->Assign(tokens->begin(), tokens->end());
+      return answer(std::move(response));
+    }
+    if (session->log().position() + tokens->size() > limits_.max_tokens) {
+      return answer(absl::ResourceExhaustedError(absl::StrCat(
+          "session ", session->id(), ": given ", tokens->size(), " tokens at position ",
+          session->log().position(), ", expected at most ", limits_.max_tokens, " in all")));
+    }
+    const std::optional<uint64_t> expected = mutation.expected;
+    Settle(session, expected,
+           [this, session, mutation = std::move(mutation), tokens = *std::move(tokens),
+            answer = std::move(answer)](const absl::Status& status) mutable {
+             if (!status.ok()) return answer(status);
+             v1::SessionRecord record;
+             record.mutable_appended()->set_position(session->log().position());
+             record.mutable_appended()->mutable_tokens()->Assign(tokens.begin(), tokens.end());
+             Record(session, mutation, std::move(record),
+                    [this, session, tokens = std::move(tokens),
+                     answer = std::move(answer)](const absl::Status& recorded) mutable {
+                      if (!recorded.ok()) return answer(recorded);
+                      const uint64_t position = session->log().position();
+                      CatchUp(
+                          session, MostRead(*session),
+                          [session, tokens = std::move(tokens), position,
+                           answer = std::move(answer)](const absl::Status& read) mutable {
+                            if (!read.ok()) return answer(read);
+                            v1::AppendResponse response;
+                            response.set_position(position);
+                            response.set_durable_position(session->Describe().durable_position());
+                            response.mutable_tokens()->Assign(tokens.begin(), tokens.end());
+                            answer(std::move(response));
+                          });
+                    });
+           });
+  });
+}
+
+void SessionManager::Rewind(v1::RewindRequest request, SessionDone done) {
+  const std::string id = request.session();
+  Enter(id, [this, request = std::move(request),
+             done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
+    if (!found.ok()) return done(found.status());
+    const SessionPtr session = *std::move(found);
+    auto answer = [session, done = std::move(done)](const absl::Status& status) mutable {
+      v1::Session out = session->Describe();
+      session->Leave();
+      if (!status.ok()) return done(status);
+      done(std::move(out));
+    };
+    Mutation mutation = MutationOf(request);
+    const absl::StatusOr<const SessionLog::Request*> repeated = FindRepeated(*session, mutation);
+    if (!repeated.ok()) return answer(repeated.status());
+    if (*repeated != nullptr) return answer(absl::OkStatus());
+    if (request.position() > session->log().position()) {
+      return answer(absl::OutOfRangeError(
+          absl::StrCat("session ", session->id(), ": position: given ", request.position(),
+                       ", the session stands at ", session->log().position())));
+    }
+    v1::SessionRecord record;
+    record.mutable_rewound()->set_position(request.position());
+    Record(session, mutation, std::move(record),
+           [this, session, answer = std::move(answer)](const absl::Status& status) mutable {
+             if (status.ok()) {
+               metrics_.rewinds.Increment();
+               session->TakeBackTo(MostRead(*session));
+             }
+             answer(status);
+           });
+  });
+}
+
+void SessionManager::Fork(v1::ForkRequest request, SessionDone done) {
+  const std::string id = request.session();
+  Enter(id, [this, request = std::move(request),
+             done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
+    if (!found.ok()) return done(found.status());
+    const SessionPtr session = *std::move(found);
+    const SessionLog& log = session->log();
+    const uint64_t position = request.has_position() ? request.position() : log.position();
+    if (position > log.position()) {
+      const uint64_t stands = log.position();
+      session->Leave();
+      return done(
+          absl::OutOfRangeError(absl::StrCat("session ", request.session(), ": position: given ",
+                                             position, ", the session stands at ", stands)));
+    }
+    v1::SessionRecord record;
+    record.set_idempotency_key(request.idempotency_key());
+    record.set_request_hash(HashOf(request));
+    v1::SessionRecord::Created& created = *record.mutable_created();
+    created = log.created();
+    if (request.has_seed()) created.set_seed(request.seed());
+    created.set_parent(session->id());
+    created.set_forked_at(position);
+    *created.mutable_labels() = request.labels();
+    created.mutable_tokens()->Assign(log.tokens().begin(),
+                                     log.tokens().begin() + static_cast<int64_t>(position));
+    const std::string fork = request.new_session().empty() ? NewSessionId() : request.new_session();
+    writer_.Run([this, session, fork, position, record = std::move(record),
+                 done = std::move(done)]() mutable {
+      CreateWith(fork, record,
+                 [this, session, fork, position,
+                  done = std::move(done)](absl::StatusOr<v1::Session> made) mutable {
+                   if (made.ok()) {
+                     metrics_.forks.Increment();
+                     ShareStates(*session, fork, position);
+                   }
+                   session->Leave();
+                   done(std::move(made));
+                 });
+    });
+  });
+}
+
+void SessionManager::Delete(const v1::DeleteSessionRequest& request, StatusDone done) {
+  const std::string& id = request.session();
+  Enter(id, [this, id, done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
+    if (absl::IsNotFound(found.status())) return done(absl::OkStatus());
+    if (absl::IsFailedPrecondition(found.status())) {  // Its model is gone, or another.
+      return writer_.Run([this, id, done = std::move(done)]() mutable {
+        const absl::StatusOr<uint64_t> epoch = store_.Acquire(id);
+        done(epoch.ok() ? store_.Delete(id, *epoch) : epoch.status());
+      });
+    }
+    if (!found.ok()) return done(found.status());
+    const SessionPtr session = *std::move(found);
+    writer_.Run([this, session, done = std::move(done)]() mutable {
+      absl::Status status;
+      if (session->durability != Durability::kNone) {
+        status = store_.Delete(session->id(), session->epoch);
+      }
+      if (status.ok()) Forget(session);
+      session->Leave();
+      done(status);
+    });
+  });
+}
+
+void SessionManager::List(v1::ListSessionsRequest request,
+                          absl::AnyInvocable<void(absl::StatusOr<v1::ListSessionsResponse>)> done) {
+  writer_.Run([this, request = std::move(request), done = std::move(done)]() mutable {
+    const size_t limit = request.limit() == 0 ? 100 : std::min<size_t>(request.limit(), 1000);
+    absl::StatusOr<std::vector<std::string>> stored =
+        store_.List(request.prefix(), request.after(), limit);
+    if (!stored.ok()) return done(stored.status());
+    std::vector<std::string> ids = *std::move(stored);
+    std::map<std::string, SessionPtr> live;
+    {
+      absl::MutexLock lock(&mu_);
+      for (const auto& [id, session] : sessions_) {
+        if (id.rfind(request.prefix(), 0) == 0 && id > request.after()) live[id] = session;
+      }
+    }
+    for (const auto& [id, session] : live) ids.push_back(id);
+    std::sort(ids.begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+    v1::ListSessionsResponse response;
+    if (ids.size() > limit) ids.resize(limit);
+    if (ids.size() == limit) response.set_next(ids.back());
+    for (const std::string& id : ids) {
+      const auto at = live.find(id);
+      if (at != live.end()) {
+        *response.add_sessions() = at->second->Describe();
+      } else {
+        response.add_sessions()->set_session(id);
+      }
+    }
+    done(std::move(response));
+  });
+}
+
+}  // namespace attnd

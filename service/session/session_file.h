@@ -1,0 +1,48 @@
+// A session as a file: .safetensors, which any tool opens. Version 1 holds
+//   tokens                int32 [position]
+//   state.<layer>.fixed   float32 [floats], where the layer has some of fixed size
+//   state.<layer>.pages   float32 [pages, floats], where it has some that grow: those of its last
+//                         positions, as many as later tokens can see
+// and, as metadata (all text, numbers in decimal): format, version, model, weights_hash, seed,
+// sampler, position, chain_hash (hex), state_position (tokens that the states have read), labels (a
+// JSON object), and sha256 (hex) over all other metadata ("key=value\n" in order of keys) and the
+// tensors' bytes in order.
+#ifndef ATTND_SERVICE_SESSION_SESSION_FILE_H_
+#define ATTND_SERVICE_SESSION_SESSION_FILE_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "models/sequence_state.h"
+
+namespace attnd {
+
+struct SessionFile {
+  std::string model;
+  std::string weights_hash;
+  uint64_t seed = 0;
+  std::map<std::string, std::string> labels;
+  std::vector<int32_t> tokens;
+};
+
+// `state` has read at most all of the file's tokens.
+std::string FormatSessionFile(const SessionFile& session, absl::string_view chain_hash,
+                              const models::SequenceState& state);
+
+// INVALID_ARGUMENT for bytes that are no such file; FAILED_PRECONDITION for another version;
+// DATA_LOSS if they are not those that were written.
+absl::StatusOr<SessionFile> ParseSessionFile(absl::string_view file);
+
+// The state of a file that ParseSessionFile took. FAILED_PRECONDITION if it is none of these
+// layouts.
+absl::StatusOr<models::SequenceState> StateOfSessionFile(
+    absl::string_view file, absl::Span<const models::LayerLayout> layouts);
+
+}  // namespace attnd
+
+#endif  // ATTND_SERVICE_SESSION_SESSION_FILE_H_
