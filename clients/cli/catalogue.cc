@@ -1,6 +1,4 @@
 // list, describe, health.
-#include <google/protobuf/util/json_util.h>
-
 #include <iostream>
 #include <memory>
 
@@ -11,18 +9,6 @@
 
 namespace attnd::cli {
 namespace {
-
-absl::Status PrintJson(const google::protobuf::Message& message) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.add_whitespace = true;
-  options.preserve_proto_field_names = true;
-  options.always_print_primitive_fields = true;
-  std::string json;
-  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
-  if (!status.ok()) return absl::InternalError(status.ToString());
-  std::cout << json;
-  return absl::OkStatus();
-}
 
 template <typename Kernels>
 std::string KernelList(const Kernels& kernels) {

@@ -31,6 +31,9 @@ void AddHealth(CLI::App& app, Session& session);
 void AddEvaluate(CLI::App& app, Session& session);
 void AddCompare(CLI::App& app, Session& session);
 void AddBench(CLI::App& app, Session& session);
+// Those of decode sessions: `session create`, `session list`, ...
+void AddSessions(CLI::App& app, Session& session);
+void AddChat(CLI::App& app, Session& session);
 
 }  // namespace attnd::cli
 

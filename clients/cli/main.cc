@@ -1,4 +1,5 @@
-// attndctl: lists, describes, evaluates, compares and measures the operators of a server.
+// attndctl: lists, describes, evaluates, compares and measures the operators of a server; runs its
+// decode sessions.
 #include <exception>
 #include <iostream>
 
@@ -32,7 +33,8 @@ namespace {
 int Main(int argc, char** argv) {
   Session session;
   CLI::App app(
-      "Attention operators of an attnd server: list, describe, evaluate, compare, measure.");
+      "Attention operators of an attnd server: list, describe, evaluate, compare, measure; and "
+      "its decode sessions.");
   app.require_subcommand(0, 1);
   app.fallthrough();
   app.add_option("--address", session.address, "Server, host:port")
@@ -47,6 +49,8 @@ int Main(int argc, char** argv) {
   AddEvaluate(app, session);
   AddCompare(app, session);
   AddBench(app, session);
+  AddSessions(app, session);
+  AddChat(app, session);
   AddHealth(app, session);
   app.add_subcommand("version", "Print the version")->callback([] {
     std::cout << "attndctl " ATTND_VERSION "\n";
@@ -56,7 +60,7 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
     if (app.get_subcommands().empty()) {
       throw CLI::RequiredError(
-          "A command: list, describe, eval, compare, bench, health or version");
+          "A command: list, describe, eval, compare, bench, session, chat, health or version");
     }
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;

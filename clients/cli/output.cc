@@ -1,5 +1,6 @@
 #include "clients/cli/output.h"
 
+#include <google/protobuf/util/json_util.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -47,6 +48,18 @@ std::string Table::ToString() const {
     text += std::string(absl::StripTrailingAsciiWhitespace(line)) + "\n";
   }
   return text;
+}
+
+absl::Status PrintJson(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.add_whitespace = true;
+  options.preserve_proto_field_names = true;
+  options.always_print_primitive_fields = true;
+  std::string json;
+  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
+  if (!status.ok()) return absl::InternalError(status.ToString());
+  std::cout << json;
+  return absl::OkStatus();
 }
 
 std::string Number(double value) { return absl::StrFormat("%.4g", value); }

@@ -10,6 +10,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
+namespace google::protobuf {
+class Message;
+}  // namespace google::protobuf
+
 namespace attnd::cli {
 
 // Columns as wide as they need to be, two spaces apart; numbers to the right.
@@ -22,6 +26,9 @@ class Table {
  private:
   std::vector<std::vector<std::string>> rows_;
 };
+
+// The message as JSON on standard output, fields by their names, absent ones too.
+absl::Status PrintJson(const google::protobuf::Message& message);
 
 // "0.000123" as people read it: four significant digits.
 std::string Number(double value);

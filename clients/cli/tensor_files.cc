@@ -3,14 +3,13 @@
 #include <zip.h>
 
 #include <cstdint>
-#include <fstream>
 #include <memory>
-#include <sstream>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "clients/cli/files.h"
 #include "clients/cli/npy.h"
 #include "clients/cli/safetensors.h"
 
@@ -20,23 +19,6 @@ namespace {
 absl::Status InFile(const std::string& path, const absl::Status& status) {
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
-}
-
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) {
-    return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
-  }
-  return std::move(text).str();
-}
-
-absl::Status WriteFile(const std::string& path, absl::string_view text) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file.write(text.data(), static_cast<std::streamsize>(text.size()));
-  file.close();
-  if (!file) return absl::UnknownError(absl::StrCat(path, ": cannot be written"));
-  return absl::OkStatus();
 }
 
 using ZipArchive = std::unique_ptr<zip_t, decltype(&zip_discard)>;

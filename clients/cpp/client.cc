@@ -167,6 +167,11 @@ Client::Client(const Client&) = default;
 Client& Client::operator=(const Client&) = default;
 Client::~Client() = default;
 
+const std::shared_ptr<grpc::Channel>& Client::channel() const {
+  return connection_->shared_channel();
+}
+const Options& Client::options() const { return connection_->options(); }
+
 absl::StatusOr<Client> Client::Connect(const std::string& address, Options options) {
   auto connection = std::make_shared<Connection>(address, std::move(options));
   const absl::Duration limit = connection->options().connect_timeout;

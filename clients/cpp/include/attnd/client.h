@@ -26,6 +26,7 @@
 #include "attnd/v1/operators.pb.h"
 
 namespace grpc {
+class Channel;
 class ChannelCredentials;
 }  // namespace grpc
 
@@ -120,6 +121,10 @@ class Client {
   // OK if the server takes calls now; UNAVAILABLE if it says that it does not, or cannot be
   // reached.
   absl::Status Health(absl::Duration timeout = absl::Seconds(5)) const;
+
+  // The connection, for calls of other services.
+  const std::shared_ptr<grpc::Channel>& channel() const;
+  const Options& options() const;
 
  private:
   class Connection;
