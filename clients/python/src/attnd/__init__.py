@@ -6,15 +6,22 @@
     result.o, result.final_state      # NumPy arrays
     result.kernel, result.device      # what ran, and where
 
-`attnd.AsyncClient` is the same for asyncio. Errors are subclasses of `attnd.Error`, one for each gRPC code.
+    session = attnd.Session.create(client, "model")   # a language model that goes on where it was
+    session.append("Once upon a time")
+    print(*session.text(100), sep="")
+
+`attnd.AsyncClient` and `attnd.AsyncSession` are the same for asyncio. Errors are subclasses of `attnd.Error`, one for each gRPC code.
 """
 
 from attnd._calls import Retry
+from attnd._sessions import Sampling, SessionInfo, Token
 from attnd.aio import AsyncClient
+from attnd.aio_session import AsyncDecode, AsyncSession
 from attnd.client import Client
 from attnd.errors import (
     AlreadyExists,
     Cancelled,
+    DataLoss,
     DeadlineExceeded,
     Error,
     FailedPrecondition,
@@ -38,6 +45,7 @@ from attnd.results import (
     Result,
     Timing,
 )
+from attnd.session import Decode, Session
 from attnd.tensors import Array, ArrayLike, bfloat16
 
 __version__ = "0.1.0"
@@ -47,11 +55,15 @@ __all__ = [
     "Array",
     "ArrayLike",
     "AsyncClient",
+    "AsyncDecode",
+    "AsyncSession",
     "Call",
     "Cancelled",
     "Client",
     "Comparison",
+    "DataLoss",
     "DeadlineExceeded",
+    "Decode",
     "Error",
     "FailedPrecondition",
     "Internal",
@@ -66,7 +78,11 @@ __all__ = [
     "ResourceExhausted",
     "Result",
     "Retry",
+    "Sampling",
+    "Session",
+    "SessionInfo",
     "Timing",
+    "Token",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

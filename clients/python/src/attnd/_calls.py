@@ -63,6 +63,9 @@ def channel_options(retry: Retry) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
         ("grpc.enable_retries", 1),
+        # A server that restarts is back soon.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2000),
         ("grpc.service_config", retry.service_config()),
     ]
 

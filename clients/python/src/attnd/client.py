@@ -15,7 +15,7 @@ from attnd.operators import Operators
 from attnd.results import Attribute, Call, Comparison, OperatorInfo, Random, Result
 from attnd.tensors import ArrayLike
 from attnd.v1 import operators_pb2 as pb
-from attnd.v1 import operators_pb2_grpc
+from attnd.v1 import operators_pb2_grpc, sessions_pb2_grpc
 
 T = TypeVar("T")
 
@@ -49,6 +49,7 @@ class Client(Operators):
             else grpc.secure_channel(address, credentials, options)
         )
         self._operators = operators_pb2_grpc.OperatorsStub(self._channel)
+        self._sessions: Any = sessions_pb2_grpc.SessionsStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout = timeout
         self._metadata = tuple(metadata)

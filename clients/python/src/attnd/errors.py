@@ -66,6 +66,12 @@ class Unimplemented(Error, NotImplementedError):
     status = grpc.StatusCode.UNIMPLEMENTED
 
 
+class DataLoss(Error):
+    """What was sent or stored is damaged."""
+
+    status = grpc.StatusCode.DATA_LOSS
+
+
 class Internal(Error):
     status = grpc.StatusCode.INTERNAL
 
