@@ -47,7 +47,7 @@ class PrimitivesTest : public ::testing::TestWithParam<Params> {
   }
 
   Tensor RandomBools(Dims shape) {
-    Tensor host = AllocateHost(DType::kBool, shape).value();
+    Tensor host = AllocateHost(DType::kBool, std::move(shape)).value();
     for (int64_t i = 0; i < host.num_elements(); ++i) host.data<bool>()[i] = random_() % 2 == 0;
     return Upload(host);
   }
@@ -99,6 +99,7 @@ TEST_P(PrimitivesTest, CopyConvertsBetweenAllTypes) {
 
 TEST_P(PrimitivesTest, CopyRoundsHalfTypesToNearestEven) {
   std::vector<double> values;
+  values.reserve(2000);
   for (int i = 0; i < 2000; ++i)
     values.push_back(std::ldexp(static_cast<double>(random_() % 100000) - 50000,
                                 static_cast<int>(random_() % 40) - 30));
@@ -142,6 +143,7 @@ TEST_P(PrimitivesTest, UnaryOnStridedInputs) {
     const Tensor out = Allocate({5, 5, 3});
     backend().Unary(op, x, out);
     std::vector<double> expected;
+    expected.reserve(in.size());
     for (double v : in) expected.push_back(f(v));
     ExpectNear(Fetch(out), expected);
   }

@@ -192,7 +192,7 @@ Tensor AsStridedView(const Tensor& tensor) {
     reversed[i] = tensor.dim(order[i]);
   }
   const Tensor storage = AllocateHost(tensor.dtype(), reversed).value();
-  const Tensor view = storage.Permute(order);
+  Tensor view = storage.Permute(order);
   Cpu().Copy(tensor, view);
   return view;
 }
