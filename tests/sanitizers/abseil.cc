@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "tests/sanitizers/next.h"
 
 namespace {
@@ -153,6 +154,28 @@ bool Condition::Eval() const {
   const bool met = next(this);
   __tsan_release(&evaluated);
   return met;
+}
+
+// Who comes after the news takes no lock.
+void Notification::Notify() {
+  ATTND_NEXT(next, void (*)(Notification*), "_ZN4absl7debian312Notification6NotifyEv");
+  __tsan_release(this);
+  next(this);
+}
+
+void Notification::WaitForNotification() const {
+  ATTND_NEXT(next, void (*)(const Notification*),
+             "_ZNK4absl7debian312Notification19WaitForNotificationEv");
+  next(this);
+  __tsan_acquire(const_cast<Notification*>(this));
+}
+
+bool Notification::WaitForNotificationWithTimeout(absl::Duration timeout) const {
+  ATTND_NEXT(next, bool (*)(const Notification*, absl::Duration),
+             "_ZNK4absl7debian312Notification30WaitForNotificationWithTimeoutENS0_8DurationE");
+  const bool notified = next(this, timeout);
+  if (notified) __tsan_acquire(const_cast<Notification*>(this));
+  return notified;
 }
 
 // Copies of a status share it, and count themselves in the library.
