@@ -50,7 +50,7 @@ class Chat {
     for (;;) {
       if (terminal) std::cerr << "> " << std::flush;
       if (!std::getline(std::cin, line) || line == "/quit") break;
-      const absl::Status status = Take(line);
+      absl::Status status = Take(line);
       if (!status.ok() && (!terminal || absl::IsUnavailable(status))) return status;
       if (!status.ok()) Report(status);
     }
@@ -101,20 +101,20 @@ class Chat {
   }
 
   absl::Status Turn(const std::string& said) {
-    turns_.push_back(position_);
     v1::AppendRequest append;
     append.set_session(name_);
     append.set_text(said);
     append.set_expected_position(position_);
     const auto appended = sessions_.Append(append);
     if (!appended.ok()) return appended.status();
+    turns_.push_back(position_);
     position_ = appended->position();
     v1::DecodeRequest request = options_.decode.Request(name_);
     request.set_expected_position(position_);
     std::string text;
     interrupted = false;
     auto* before = std::signal(SIGINT, [](int) { interrupted = true; });
-    const absl::Status status = sessions_.Decode(request, [&](const v1::DecodeEvent& event) {
+    absl::Status status = sessions_.Decode(request, [&](const v1::DecodeEvent& event) {
       // The session is asked for what the client saw: more that it has is taken back.
       position_ = event.position() + static_cast<uint64_t>(event.tokens_size());
       text += event.text();
@@ -176,7 +176,7 @@ void AddChat(CLI::App& app, Session& session) {
   command->callback([options, &session] {
     session.Run([&](const client::Client& client) -> absl::StatusOr<int> {
       const client::Sessions sessions(client);
-      const absl::Status status = Chat(sessions, *options, session.json).Run();
+      absl::Status status = Chat(sessions, *options, session.json).Run();
       if (!status.ok()) return status;
       return 0;
     });

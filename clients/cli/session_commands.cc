@@ -26,7 +26,7 @@ using Body = std::function<absl::Status(const client::Sessions&)>;
 void OnCall(CLI::App* command, Session& session, Body body) {
   command->callback([&session, body = std::move(body)] {
     session.Run([&](const client::Client& client) -> absl::StatusOr<int> {
-      const absl::Status status = body(client::Sessions(client));
+      absl::Status status = body(client::Sessions(client));
       if (!status.ok()) return status;
       return 0;
     });
@@ -193,7 +193,7 @@ void AddDecode(CLI::App& group, Session& session) {
     Json tokens = Json::array();
     std::string text;
     v1::DecodeEvent last;
-    const absl::Status status = sessions.Decode(request, [&](const v1::DecodeEvent& event) {
+    absl::Status status = sessions.Decode(request, [&](const v1::DecodeEvent& event) {
       for (const v1::SampledToken& token : event.tokens()) tokens.push_back(token.token());
       text += event.text();
       if (!session.json) std::cout << event.text() << std::flush;
@@ -261,7 +261,7 @@ void AddDelete(CLI::App& group, Session& session) {
   CLI::App* command = group.add_subcommand("delete", "End a session for good");
   AddName(command, *name);
   OnCall(command, session, [name, &session](const client::Sessions& sessions) {
-    const absl::Status status = sessions.Delete(*name);
+    absl::Status status = sessions.Delete(*name);
     if (status.ok() && session.json) std::cout << Json({{"deleted", *name}}).dump(2) << "\n";
     return status;
   });

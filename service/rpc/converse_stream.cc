@@ -43,8 +43,8 @@ class ConverseStream final
   class Decoding;
 
   absl::Status Take(v1::ConverseRequest request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Cancel() ABSL_LOCKS_EXCLUDED(mu_);
-  // Runs the next command if none runs; ends the stream where that was all.
+  // Runs the next command if none runs and its answers have room; ends the stream where that was
+  // all.
   void Proceed() ABSL_LOCKS_EXCLUDED(mu_);
   void CommandDone(absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
   void Room() override ABSL_LOCKS_EXCLUDED(mu_);
@@ -123,11 +123,12 @@ class ConverseStream::Decoding final : public DecodeSink {
 };
 
 void ConverseStream::OnReadDone(bool ok) {
-  bool cancel = false;
+  std::shared_ptr<Decoding> cancelled;
   {
     absl::MutexLock lock(&mu_);
     if (ok && !ended_) {
-      cancel = request_.has_cancel();
+      // What comes behind a cancel is not meant by it: so before the next read.
+      if (request_.has_cancel()) cancelled = decoding_;
       if (absl::Status s = Take(std::move(request_)); !s.ok()) {
         waiting_.push_back({count_, false, {}, std::move(s)});
         no_more_ = true;
@@ -137,7 +138,7 @@ void ConverseStream::OnReadDone(bool ok) {
     no_more_ = no_more_ || !ok || !status_.ok();
     if (!no_more_ && !ended_) StartRead(&request_);
   }
-  if (cancel) Cancel();
+  if (cancelled != nullptr) cancelled->Cancel();
   Proceed();
 }
 
@@ -177,15 +178,6 @@ absl::Status ConverseStream::Take(v1::ConverseRequest request) {
   return absl::OkStatus();
 }
 
-void ConverseStream::Cancel() {
-  std::shared_ptr<Decoding> decoding;
-  {
-    absl::MutexLock lock(&mu_);
-    decoding = decoding_;
-  }
-  if (decoding != nullptr) decoding->Cancel();
-}
-
 void ConverseStream::Room() {
   std::shared_ptr<Decoding> decoding;
   {
@@ -207,7 +199,7 @@ void ConverseStream::Proceed() {
   std::shared_ptr<ConverseStream> self;
   {
     absl::MutexLock lock(&mu_);
-    if (running_ || ended_) return;
+    if (running_ || ended_ || queue() == Queue::kFull) return;
     self = self_;
     if (!waiting_.empty()) status_.Update(waiting_.front().status);
     if (waiting_.empty() || !status_.ok()) {
