@@ -35,7 +35,7 @@ TEST_P(InterruptTest, EveryKernelEndsWhereItIsAskedToAndRunsAgain) {
   std::mt19937_64 random(BaseSeed());
   for (int i = 0; i < 3; ++i) {
     for (const std::string& kernel : kernels()) {
-      CallRequest request = Random(op().spec.id(), Options(i, kernel));
+      CallRequest request = RandomFor(kernel, Options(i, kernel));
       if (!Takes(request, kernel)) continue;
       const AfterSoMany never(std::numeric_limits<int64_t>::max());
       const absl::StatusOr<Evaluation> whole = Run(request, never);

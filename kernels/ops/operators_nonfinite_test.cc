@@ -137,11 +137,10 @@ TEST_P(NonFiniteTest, OneElementReachesWhatDependsOnItAndNothingElse) {
   constexpr DType kTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
   for (const std::vector<std::string>& group : Groups()) {
     int tested = 0;
-    // A kernel of narrow taste declines many.
-    for (int i = 0; i < kCases || (tested < kCases && i < 10 * kCases); ++i) {
+    for (int i = 0; i < kCases; ++i) {
       RandomOptions options = Options(i, group[0]);
       if (ExampleOf(group[0]) == nullptr) options.dtype = kTypes[(i / 3) % 3];
-      const CallRequest request = Random(op().spec.id(), options);
+      const CallRequest request = RandomFor(group[0], options);
       size_t draw = options.seed;
       for (const auto& [input, tensor] : request.inputs) {
         if (!IsFloating(tensor.dtype()) || tensor.num_elements() == 0) continue;

@@ -31,7 +31,7 @@ TEST_P(OperatorTest, EveryKernelAgreesWithTheFloat64Definition) {
         const bool shares =
             k > 0 && ExampleOf(kernels()[k]) == nullptr && ExampleOf(kernels()[k - 1]) == nullptr;
         if (!shares) {
-          request = Random(op().spec.id(), options);
+          request = RandomFor(kernels()[k], options);
           reference = Evaluation();
         }
         if (!Takes(request, kernels()[k])) continue;
@@ -64,7 +64,7 @@ TEST_P(OperatorTest, Float64IsExactOnTheCpuAndRefusedElsewhere) {
 TEST_P(OperatorTest, RepeatsBitForBit) {
   for (int i = 0; i < 4; ++i) {
     for (const std::string& kernel : kernels()) {
-      CallRequest request = Random(op().spec.id(), Options(i, kernel));
+      CallRequest request = RandomFor(kernel, Options(i, kernel));
       if (!Takes(request, kernel)) continue;
       const Evaluation first = RunCall(request, backend());
       EXPECT_TRUE(SameBits(RunCall(request, backend()), first)) << kernel << " case " << i;
@@ -74,7 +74,7 @@ TEST_P(OperatorTest, RepeatsBitForBit) {
 
 TEST_P(OperatorTest, StridedViewsGiveTheSameBits) {
   for (const std::string& kernel : kernels()) {
-    CallRequest request = Random(op().spec.id(), Options(1, kernel));
+    CallRequest request = RandomFor(kernel, Options(1, kernel));
     if (!Takes(request, kernel)) continue;
     CallRequest views = request;
     for (auto& [name, tensor] : views.inputs) tensor = AsStridedView(tensor);
@@ -91,7 +91,7 @@ TEST_P(OperatorTest, NoTokensGiveEmptyOutputsAndTheStateBack) {
       if (!FinalStateName(port.name).empty()) options.with.push_back(port.name);
     }
     options.dims.Set("T", 0);
-    CallRequest request = Random(op().spec.id(), options);
+    CallRequest request = RandomFor(kernel, options);
     if (!Takes(request, kernel)) continue;
     const Evaluation result = RunCall(request, backend());
     EXPECT_EQ(Output(result, "o").num_elements(), 0) << kernel;
@@ -114,7 +114,7 @@ TEST_P(OperatorTest, SplitCallsEqualTheWhole) {
       options.packed = false;
       const int64_t tokens = 3 + 37 * (i % 5);
       options.dims.Set("T", tokens);
-      CallRequest whole = Random(op().spec.id(), options);
+      CallRequest whole = RandomFor(kernel, options);
       if (!Takes(whole, kernel)) continue;
       const Evaluation expected = RunCall(whole, backend());
       const bool carries =
@@ -155,7 +155,7 @@ TEST_P(OperatorTest, PackedSequencesEqualSeparateCalls) {
     for (const std::string& kernel : kernels()) {
       RandomOptions options = Options(i, kernel);
       options.packed = true;
-      CallRequest request = Random(op().spec.id(), options);
+      CallRequest request = RandomFor(kernel, options);
       if (!Takes(request, kernel)) continue;
       const Evaluation packed = RunCall(request, backend());
       const BoundCall call = BindAndCheck(op(), request).value();
@@ -211,7 +211,7 @@ TEST_P(OperatorTest, LaterTokensDoNotChangeEarlierOutputs) {
       if (op().spec.FindAttribute("causal") != nullptr) options.attributes.Set("causal", true);
       const int64_t tokens = 70 + i;
       options.dims.Set("T", tokens);
-      CallRequest request = Random(op().spec.id(), options);
+      CallRequest request = RandomFor(kernel, options);
       const BoundCall call = BindAndCheck(op(), request).value();
       if (!op().causal(call) || !Takes(request, kernel)) continue;
       const int64_t from = 1 + (i * 13) % (tokens - 1);
@@ -297,7 +297,7 @@ TEST_P(OperatorTest, StrongGatesAgreeWithTheFloat64Definition) {
       RandomOptions options = Options(i, kernel);
       options.with.push_back("g");
       options.dims.Set("T", 130 + 97 * i);
-      CallRequest request = Random(op().spec.id(), options);
+      CallRequest request = RandomFor(kernel, options);
       // Gates that forget everything, nearly everything, a lot and nothing, among mild ones.
       Tensor* gates = request.inputs.Find("g");
       ASSERT_NE(gates, nullptr);
@@ -320,7 +320,7 @@ TEST_P(OperatorTest, NanInputsPropagateWithoutHarm) {
   for (const std::string& kernel : kernels()) {
     RandomOptions options = Options(0, kernel);
     options.optional_inputs = 0;  // A mask may rightly hide the NaN.
-    CallRequest request = Random(op().spec.id(), options);
+    CallRequest request = RandomFor(kernel, options);
     // A whole input: single rows may have nothing to attend.
     for (auto& [name, tensor] : request.inputs) {
       if (op().spec.FindInput(name)->type != PortType::kFloat) continue;

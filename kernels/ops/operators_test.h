@@ -76,6 +76,19 @@ class OperatorTest : public ::testing::TestWithParam<std::tuple<std::string, Dev
     return call.ok() && SelectKernel(op(), *call, backend_->device(), kernel).ok();
   }
 
+  // A random call. Where a kernel of narrow taste declines it, others are drawn, a few times.
+  CallRequest RandomFor(const std::string& kernel, RandomOptions options) const {
+    constexpr int kDraws = 12;
+    CallRequest request = Random(op().spec.id(), options);
+    if (ExampleOf(kernel) == nullptr) return request;
+    for (int i = 1; i < kDraws && !Takes(request, kernel); ++i) {
+      options.seed += 104729;
+      request = Random(op().spec.id(), options);
+    }
+    request.kernel.clear();
+    return request;
+  }
+
  private:
   Backend* backend_ = nullptr;
 };
