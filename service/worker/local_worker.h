@@ -14,9 +14,9 @@
 namespace attnd {
 
 struct LocalWorkerOptions {
-  std::string device = "auto";     // "auto", "cpu" or "cuda:N".
-  int executors = 0;               // Fast launches at a time; 0: two on the CPU, one on a GPU.
-  int cpu_threads = 0;             // 0: all cores.
+  std::string device = "auto";         // "auto", "cpu" or "cuda:N".
+  int executors = 0;                   // Fast launches at a time; 0: two on the CPU, one on a GPU.
+  int cpu_threads = 0;                 // 0: all cores.
   int64_t memory_limit_bytes = 0;      // Of tensors on the CPU; 0: none.
   int64_t gpu_memory_limit_bytes = 0;  // Of each executor's on a GPU; 0: what the GPU has.
 };
