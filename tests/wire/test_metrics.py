@@ -14,8 +14,8 @@ from tests import server
 from tests.wire.inference import infer
 
 SAMPLE = re.compile(r'^([a-z_:][a-z0-9_:]*)(?:{(.*)})? (\S+)$')
-LABELS = {"cause", "code", "dtype", "from", "kernel", "kind", "le", "method", "mode", "op", "priority", "reason", "stage",
-          "to", "version", "worker"}
+LABELS = {"cause", "code", "dtype", "from", "from_tier", "kernel", "kind", "le", "method", "mode", "op", "priority",
+          "reason", "result", "stage", "state", "tier", "to", "version", "worker"}
 
 
 @pytest.fixture
