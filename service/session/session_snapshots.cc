@@ -150,7 +150,7 @@ void SessionManager::Restore(v1::RestoreRequest request, SessionDone done) {
     const absl::StatusOr<const SessionLog::Request*> repeated = FindRepeated(*session, mutation);
     if (!repeated.ok()) return answer(repeated.status());
     if (*repeated != nullptr) return answer(absl::OkStatus());
-    const std::string name = request.snapshot();
+    const std::string& name = request.snapshot();
     const auto at = session->log().snapshots().find(name);
     if (at == session->log().snapshots().end()) return answer(NoSnapshot(*session, name));
     const uint64_t common = session->log().CommonWith(at->second);
@@ -184,7 +184,7 @@ void SessionManager::DeleteSnapshot(v1::DeleteSnapshotRequest request, StatusDon
              done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
     if (!found.ok()) return done(found.status());
     const SessionPtr session = *std::move(found);
-    const std::string name = request.snapshot();
+    const std::string& name = request.snapshot();
     if (session->log().snapshots().count(name) == 0) {  // Deleted before, perhaps by this call.
       session->Leave();
       return done(absl::OkStatus());
