@@ -93,6 +93,9 @@ class Flags {
     Add("--models", config.models, "directory of language models, one folder each");
     Add("--state-dir", config.state_dir,
         "directory in which sessions outlive the process; empty: they end with it");
+    Add("--state-url", config.state_url,
+        "a Redis server instead, in which sessions outlive the machine: "
+        "redis://[[user]:password@]host[:port][/database] or redis+unix:///path");
     Size("--max-store-bytes", config.max_store_bytes, "what sessions may take there; 0: no limit",
          0);
     Add("--session-idle-seconds", config.session_idle_seconds,
@@ -275,6 +278,9 @@ absl::Status CheckTogether(const Config& config) {
   if (config.max_message_bytes > (int64_t{2} << 30) - 1) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--max-message-bytes: given ", config.max_message_bytes, ", expected less than 2GiB"));
+  }
+  if (!config.state_dir.empty() && !config.state_url.empty()) {
+    return absl::InvalidArgumentError("--state-dir and --state-url: given both, expected one");
   }
   if (config.queue_bytes < config.max_message_bytes) {
     return absl::InvalidArgumentError(absl::StrCat("--queue-bytes: given ", config.queue_bytes,

@@ -51,7 +51,8 @@ struct Config {
   int64_t max_sequence_bytes = int64_t{4} << 30;
 
   std::string models;     // Directory of language models, one folder each; empty: none.
-  std::string state_dir;  // Of sessions' logs and states; empty: memory.
+  std::string state_dir;  // Of sessions' logs and states; both empty: memory.
+  std::string state_url;  // The same, of a Redis server.
   int64_t max_store_bytes = 0;
   double session_idle_seconds = 86400;
   int64_t max_session_bytes = int64_t{2} << 30;

@@ -148,6 +148,7 @@ TEST(ConfigTest, MistakesAreNamedAndExitWith2) {
       {{"router", "--workers=a:b"}, "host:port"},
       {{"router", "--workers=a:65536"}, "host:port"},
       {{"router", "--workers=a:1,b:1,a:1"}, "\"a:1\" twice"},
+      {{"serve", "--state-dir=/tmp/a", "--state-url=redis://b"}, "--state-url: given both"},
       {{"serve", "--config=/does/not/exist.yaml"}, "/does/not/exist.yaml"},
       {{"serve", "--config=" + unknown}, "portt"},
   };

@@ -28,6 +28,7 @@
 #include "service/rpc/services.h"
 #include "service/session/measured_store.h"
 #include "service/session/memory_store.h"
+#include "service/session/redis_store.h"
 #include "service/session/rocksdb_store.h"
 #include "service/session/sequence_store.h"
 #include "service/session/session_manager.h"
@@ -193,16 +194,9 @@ class Process {
     session_metrics_ = std::make_unique<SessionMetrics>(*metrics_registry_);
     models_ = std::make_unique<ModelTable>(config_.models,
                                            RunnerOptions{.step_seconds = &session_metrics_->step});
-    std::unique_ptr<SessionStore> store;
-    if (config_.state_dir.empty()) {
-      store = std::make_unique<MemoryStore>();
-    } else {
-      absl::StatusOr<std::unique_ptr<RocksDbStore>> opened =
-          RocksDbStore::Open({.folder = config_.state_dir, .max_bytes = config_.max_store_bytes});
-      if (!opened.ok()) return opened.status();
-      store = *std::move(opened);
-    }
-    store_ = std::make_unique<MeasuredStore>(std::move(store), *session_metrics_);
+    absl::StatusOr<std::unique_ptr<SessionStore>> store = OpenStore();
+    if (!store.ok()) return store.status();
+    store_ = std::make_unique<MeasuredStore>(*std::move(store), *session_metrics_);
     manager_ = std::make_unique<SessionManager>(
         *models_, *store_, *session_metrics_,
         SessionLimits{.max_state_bytes = config_.max_session_bytes,
@@ -211,6 +205,17 @@ class Process {
     services_.push_back(MakeModelsService(*manager_));
     health_names_.insert(health_names_.end(), {"attnd.v1.Sessions", "attnd.v1.Models"});
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<SessionStore>> OpenStore() const {
+    if (!config_.state_dir.empty()) {
+      return RocksDbStore::Open(
+          {.folder = config_.state_dir, .max_bytes = config_.max_store_bytes});
+    }
+    if (config_.state_url.empty()) return std::make_unique<MemoryStore>();
+    absl::StatusOr<RedisAddress> address = ParseRedisUrl(config_.state_url);
+    if (!address.ok()) return address.status();
+    return RedisStore::Open({.address = *std::move(address), .max_bytes = config_.max_store_bytes});
   }
 
   absl::Status Listen() {

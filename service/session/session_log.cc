@@ -1,24 +1,16 @@
 #include "service/session/session_log.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "service/session/sha256.h"
 
 namespace attnd {
 namespace {
 
 absl::Status CannotChain(absl::string_view what) {
   return absl::InternalError(absl::StrCat("session log: ", what));
-}
-
-std::string Sha256(absl::string_view bytes) {
-  std::string hash(32, '\0');
-  EVP_Digest(bytes.data(), bytes.size(), reinterpret_cast<unsigned char*>(hash.data()), nullptr,
-             EVP_sha256(), nullptr);
-  return hash;
 }
 
 // The low `bytes` bytes of a number, lowest first.

@@ -180,6 +180,11 @@ void SessionManager::Record(const SessionPtr& session, const Mutation& mutation,
                 session->durability,
                 [this, session, record = std::move(record),
                  then = std::move(then)](absl::Status status) mutable {
+                  if (absl::IsInvalidArgument(status)) {
+                    // A gap: records that the store had are there no more.
+                    status = absl::DataLossError(absl::StrCat(
+                        status.message(), ": the store has lost the session's last changes"));
+                  }
                   if (status.ok()) status = session->Apply(record);
                   if (!status.ok()) {
                     Forget(session);

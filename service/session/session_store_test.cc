@@ -11,7 +11,9 @@
 #include <random>
 
 #include "service/session/memory_store.h"
+#include "service/session/redis_store.h"
 #include "service/session/rocksdb_store.h"
+#include "service/session/testing/redis_server.h"
 
 namespace attnd {
 namespace {
@@ -27,23 +29,27 @@ std::vector<std::string> Bytes(const std::vector<SessionStore::Record>& records)
   return bytes;
 }
 
-enum class Kind { kMemory, kRocksDb };
+enum class Kind { kMemory, kRocksDb, kRedis };
 
 class SessionStoreTest : public ::testing::TestWithParam<Kind> {
  protected:
-  SessionStoreTest() { Open(); }
+  void SetUp() override {
+    switch (GetParam()) {
+      case Kind::kMemory:
+        store_ = std::make_unique<MemoryStore>();
+        break;
+      case Kind::kRocksDb:
+        store_ = RocksDbStore::Open({.folder = folder_}).value();
+        break;
+      case Kind::kRedis:
+        if (!RedisServer::Installed()) GTEST_SKIP() << RedisServer::kMissing;
+        server_ = std::make_unique<RedisServer>();
+        store_ = RedisStore::Open({.address = server_->address()}).value();
+    }
+  }
   ~SessionStoreTest() override {
     store_.reset();
     fs::remove_all(folder_);
-  }
-
-  void Open() {
-    store_.reset();
-    if (GetParam() == Kind::kMemory) {
-      store_ = std::make_unique<MemoryStore>();
-    } else {
-      store_ = RocksDbStore::Open({.folder = folder_}).value();
-    }
   }
 
   absl::Status PutState(const std::string& session, uint64_t epoch, uint64_t position,
@@ -55,6 +61,7 @@ class SessionStoreTest : public ::testing::TestWithParam<Kind> {
 
   const std::string folder_ =
       ::testing::TempDir() + "/attnd_store_" + std::to_string(std::random_device()());
+  std::unique_ptr<RedisServer> server_;
   std::unique_ptr<SessionStore> store_;
 };
 
@@ -118,16 +125,17 @@ TEST_P(SessionStoreTest, TheLatestStateUpToAPosition) {
 }
 
 TEST_P(SessionStoreTest, DeletedSessionsAreGone) {
-  for (const char* id : {"a", "ab", "b"}) {
-    const uint64_t epoch = store_->Acquire(id).value();
+  uint64_t epoch = 0;
+  for (const char* id : {"b", "ab", "a"}) {
+    epoch = store_->Acquire(id).value();
     ASSERT_TRUE(store_->Append(id, epoch, {0, id}, Durability::kAsync).ok());
     ASSERT_TRUE(PutState(id, epoch, 1, "state").ok());
   }
   EXPECT_THAT(*store_->List("", "", 10), ElementsAre("a", "ab", "b"));
   EXPECT_THAT(*store_->List("a", "", 10), ElementsAre("a", "ab"));
   EXPECT_THAT(*store_->List("", "a", 1), ElementsAre("ab"));
-  ASSERT_TRUE(store_->Delete("a", 1).ok());
-  EXPECT_TRUE(store_->Delete("a", 1).ok());
+  ASSERT_TRUE(store_->Delete("a", epoch).ok());
+  EXPECT_TRUE(store_->Delete("a", epoch).ok());
   EXPECT_THAT(*store_->List("", "", 10), ElementsAre("ab", "b"));
   SessionStore::StateInfo info;
   EXPECT_FALSE(store_->GetState("a", 9, &info).ok());
@@ -135,9 +143,12 @@ TEST_P(SessionStoreTest, DeletedSessionsAreGone) {
   EXPECT_THAT(Bytes(*store_->ReadLog("ab")), ElementsAre("ab"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Stores, SessionStoreTest, ::testing::Values(Kind::kMemory, Kind::kRocksDb),
+INSTANTIATE_TEST_SUITE_P(Stores, SessionStoreTest,
+                         ::testing::Values(Kind::kMemory, Kind::kRocksDb, Kind::kRedis),
                          [](const auto& info) {
-                           return info.param == Kind::kMemory ? "Memory" : "RocksDb";
+                           return info.param == Kind::kMemory    ? "Memory"
+                                  : info.param == Kind::kRocksDb ? "RocksDb"
+                                                                 : "Redis";
                          });
 
 class RocksDbStoreTest : public ::testing::Test {

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -26,19 +27,21 @@ def wire():
 class Server:
     """An `attnd serve` with models, on one state directory and one port, that can be killed and started again."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, store: str = "", *options: str, **environment: str):
         self.folder = folder
+        self.options = [store or f"--state-dir={folder / 'state'}", *options]
         self.port = 0
-        self.start()
+        self.start(**environment)
 
-    def start(self):
+    def start(self, **environment: str):
         ports = self.folder / "ports.json"
         ports.unlink(missing_ok=True)
         self.process = subprocess.Popen(
             [
                 server.binary(), "serve", "--device=cpu", f"--port={self.port}", "--metrics-port=-1", f"--port-file={ports}",
-                f"--models={MODELS}", f"--state-dir={self.folder / 'state'}", "--drain-notice-ms=0",
+                f"--models={MODELS}", "--drain-notice-ms=0", *self.options,
             ],
+            env={**os.environ, **environment},
             stderr=(self.folder / "log").open("ab"),
         )
         server.wait_until(lambda: ports.exists() or self.process.poll() is not None)
