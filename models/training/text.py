@@ -74,8 +74,8 @@ Made by `models/training/text.py`.
 
 - Model: Gated DeltaNet, {layers} layers of width {width}, of which {attention} are softmax attention over a window of {window}
   bytes; {parameters:,} parameters. A token is a byte.
-- Data, {megabytes:.1f} MB without what is held out: {data}
-- Training: {steps} steps of {batch} x {length} bytes ({passes:.1f} passes), seed {seed}, peak rate {rate:g},
+- Data, {megabytes:.1f} MB, without the last twentieth of every file, which is held out: {data}.
+{terms}- Training: {steps} steps of {batch} x {length} bytes ({passes:.1f} passes), seed {seed}, peak rate {rate:g},
   dropout {dropout:g}; {seconds:.0f} s on {hardware}, {date}.
 
 | text | nats a byte | bits a byte | perplexity a byte | perplexity a word |
@@ -93,7 +93,7 @@ Samples at temperature 0.7, the first that came:
 def card(trainer, folder, arguments, texts, seconds):
     saved = models.read(folder).to(arguments.device)
     rows = []
-    pieces = [("the last twentieth of each of these files", b"".join(map(held_out, texts.values())))]
+    pieces = [(f"end of {name}", held_out(text)) for name, text in texts.items()]
     pieces += [(path.name, path.read_bytes()) for path in arguments.evaluate]
     for name, text in pieces:
         nats = nats_per_byte(saved, text, arguments.device)
@@ -107,6 +107,7 @@ def card(trainer, folder, arguments, texts, seconds):
             layers=CONFIG["num_hidden_layers"], width=CONFIG["hidden_size"], attention=len(attention["layers"]),
             window=attention["window_size"], parameters=sum(p.numel() for p in saved.parameters()),
             megabytes=size / 1e6, data=", ".join(texts), steps=trainer.steps,
+            terms=f"- Terms of the texts: {arguments.terms}\n" if arguments.terms else "",
             batch=arguments.batch, length=LENGTH, passes=trainer.steps * arguments.batch * LENGTH / size,
             seed=arguments.seed, rate=trainer.peak, dropout=arguments.dropout, seconds=seconds,
             hardware=hardware(arguments.device), date=datetime.date.today().isoformat(), half=LENGTH // 2,
@@ -120,6 +121,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, nargs="+", required=True)
     parser.add_argument("--evaluate", type=pathlib.Path, nargs="*", default=[])
+    parser.add_argument("--terms", default="", help="what the card says of the texts' licences")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--minutes", type=float, default=20)

@@ -89,6 +89,13 @@ class Trainer:
                 self._run()
         self.steps += 1
 
+    def forget(self):
+        """The recording, since `loss` reads from other tensors from now on."""
+        if self.cuda:
+            torch.cuda.synchronize()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.graph = self.last = None
+
     def _record(self):
         self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
