@@ -73,6 +73,8 @@ def test_the_demonstration(demonstration):
         assert compared == list(zip(OPERATORS, kernels)), printed
         assert len(re.findall(r"^o +float32 +\[1,512,", printed, re.MULTILINE)) == len(OPERATORS), printed
         assert len(re.findall(r"^within the tolerance", printed, re.MULTILINE)) == len(OPERATORS), printed
+        # A session outlived its server.
+        assert "[killed here]" in printed and "wrote the same" in printed, printed
         # What it says to try next, while it serves.
         commands = re.findall(r"^  (\S*attndctl .*?) +#", printed, re.MULTILINE)
         assert len(commands) >= 4
