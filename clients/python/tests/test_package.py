@@ -31,7 +31,8 @@ def test_the_wheel_runs_by_itself(tmp_path):
 
 
 def test_examples_run(address):
-    examples = sorted(EXAMPLES.glob("*.py"))
+    # recall.py needs models: tests/wire/test_weights.py uses it.
+    examples = sorted(set(EXAMPLES.glob("*.py")) - {EXAMPLES / "recall.py"})
     assert examples
     for example in examples:
         result = subprocess.run([sys.executable, example, address], capture_output=True, text=True, timeout=120)
