@@ -12,6 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "service/session/fault_point.h"
 
 namespace attnd {
 
@@ -24,6 +25,7 @@ class EventStream : public Reactor {
     {
       absl::MutexLock lock(&mu_);
       writing_ = false;
+      FaultPoint("event.sent");
       gone_ = gone_ || !ok;
       Proceed();
     }
@@ -50,6 +52,7 @@ class EventStream : public Reactor {
   Queue Send(Message message) ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     if (gone_) return Queue::kGone;
+    FaultPoint("event.before");
     queue_.push_back(std::move(message));
     if (!writing_) Proceed();
     return State();
@@ -84,6 +87,7 @@ class EventStream : public Reactor {
       this->StartWrite(&current_);
     } else if (ended_) {
       finished_ = true;
+      FaultPoint("event.last");
       this->Finish(status_);
     }
   }

@@ -8,6 +8,7 @@
 #include "service/rpc/grpc_status.h"
 #include "service/rpc/services.h"
 #include "service/rpc/session_streams.h"
+#include "service/session/fault_point.h"
 #include "service/session/session_manager.h"
 
 namespace attnd {
@@ -22,7 +23,9 @@ grpc::ServerUnaryReactor* Call(Invoke invoke, Response* response) {
   invoke([call, response](absl::StatusOr<Response> answer) {
     const grpc::Status status = ToGrpcStatus(answer.status());
     if (answer.ok()) *response = *std::move(answer);
+    FaultPoint("answer.before");
     call->Finish(status);
+    FaultPoint("answer.after");
   });
   return call.get();
 }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "service/session/fault_point.h"
 #include "service/session/requests.h"
 
 namespace attnd {
@@ -121,6 +122,7 @@ void SessionManager::Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSin
         !s.ok()) {
       return refuse(s);
     }
+    FaultPoint("decode.begin");
     Mutation mutation = MutationOf(request);
     const absl::StatusOr<const SessionLog::Request*> repeated = FindRepeated(*session, mutation);
     if (!repeated.ok()) return refuse(repeated.status());
@@ -151,6 +153,7 @@ void SessionManager::Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSin
              Record(session, mutation, std::move(record),
                     [this, session, sink, refuse](const absl::Status& recorded) {
                       if (!recorded.ok()) return refuse(recorded);
+                      FaultPoint("decode.recorded");
                       RunDecode(std::make_shared<DecodeRun>(session, session->log().last_decode(),
                                                             0, sink));
                     });
@@ -179,6 +182,7 @@ void SessionManager::RunDecode(const std::shared_ptr<DecodeRun>& run) {
   const auto read = [this, run](const absl::Status& status) {
     if (run->sink().Wish() == DecodeSink::Answer::kCancel) return CancelDecode(run);
     if (!status.ok()) return EndDecode(run, status);
+    FaultPoint("decode.caught_up");
     ModelRunner::Task task;
     task.state = &*run->session()->state;
     task.tokens = {run->session()->log().tokens().back()};
@@ -197,8 +201,10 @@ DecodeSink::Answer SessionManager::SendKnown(const std::shared_ptr<DecodeRun>& r
   while (run->sent < run->decode().tokens.size()) {
     v1::DecodeEvent event = run->Token(run->sent++);
     if (event.position() < run->from()) continue;
+    FaultPoint("decode.send.before");
     switch (run->sink().Event(std::move(event))) {
       case DecodeSink::Answer::kGoOn:
+        FaultPoint("decode.send.after");
         break;
       case DecodeSink::Answer::kPause:
         if (run->sink().Paused([this, run] { RunDecode(run); })) return DecodeSink::Answer::kPause;
@@ -220,6 +226,7 @@ std::vector<int32_t> SessionManager::AfterStep(const std::shared_ptr<DecodeRun>&
     EndDecode(run, std::move(status));
     return {};
   }
+  FaultPoint("decode.stepped");
   AfterPiece(session);
   v1::SessionRecord record;
   record.mutable_sampled()->set_position(session.log().position());
@@ -228,6 +235,7 @@ std::vector<int32_t> SessionManager::AfterStep(const std::shared_ptr<DecodeRun>&
     EndDecode(run, std::move(s));
     return {};
   }
+  FaultPoint("decode.sampled");
   metrics_.generated.Increment();
   const absl::Time now = absl::Now();
   (run->last_token.has_value() ? metrics_.inter_token : metrics_.first_token)
@@ -240,6 +248,7 @@ std::vector<int32_t> SessionManager::AfterStep(const std::shared_ptr<DecodeRun>&
         record.mutable_sampled()->mutable_tokens(0));
   }
   if (run->unlogged.sampled().tokens_size() >= kLogged) LogSampled(run);
+  FaultPoint("decode.logged");
   DecodeSink::Answer answer = SendKnown(run);
   if (answer == DecodeSink::Answer::kGoOn && run->finish() == v1::NOT_FINISHED) {
     answer = run->sink().Wish();
@@ -279,25 +288,32 @@ void SessionManager::CancelDecode(const std::shared_ptr<DecodeRun>& run) {
 void SessionManager::EndDecode(const std::shared_ptr<DecodeRun>& run, absl::Status status,
                                v1::FinishReason finish) {
   const SessionPtr session = run->session();
+  FaultPoint("decode.end.before");
   LogSampled(run);
-  if (status.ok()) {
-    if (!run->decode().finish.has_value()) {
-      v1::SessionRecord record;
-      record.mutable_decode_ended()->set_position(session->log().position());
-      record.mutable_decode_ended()->set_finish(finish == v1::NOT_FINISHED ? run->finish()
-                                                                           : finish);
-      status = session->Apply(record);
-      RecordLater(session, record);
+  auto leave = [this, run, session](absl::Status over) {
+    if (over.ok()) {
+      (void)run->sink().Event(run->End(*run->decode().finish));
+      FaultPoint("decode.end.sent");
     }
-    if (status.ok()) (void)run->sink().Event(run->End(*run->decode().finish));
-  }
-  session->NoteStateBytes();
-  if (session->transient) {
-    absl::MutexLock lock(&mu_);
-    transients_.erase(session);
-  }
-  session->Leave();
-  run->sink().Done(std::move(status));
+    session->NoteStateBytes();
+    if (session->transient) {
+      absl::MutexLock lock(&mu_);
+      transients_.erase(session);
+    }
+    session->Leave();
+    run->sink().Done(std::move(over));
+    FaultPoint("decode.done");
+  };
+  if (!status.ok() || run->decode().finish.has_value()) return leave(std::move(status));
+  v1::SessionRecord record;
+  record.mutable_decode_ended()->set_position(session->log().position());
+  record.mutable_decode_ended()->set_finish(finish == v1::NOT_FINISHED ? run->finish() : finish);
+  // Whoever hears that it is over relies on all of it, and goes on from its end.
+  Record(session, Mutation(), std::move(record),
+         [leave = std::move(leave)](absl::Status recorded) mutable {
+           FaultPoint("decode.end.recorded");
+           leave(std::move(recorded));
+         });
 }
 
 }  // namespace attnd

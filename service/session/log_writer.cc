@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "service/session/fault_point.h"
+
 namespace attnd {
 
 LogWriter::LogWriter(SessionStore& store) : store_(store), thread_([this] { Loop(); }) {}
@@ -37,9 +39,11 @@ void LogWriter::Loop() {
       if (items_.empty()) return;
       items.swap(items_);
     }
+    FaultPoint("writer.taken");
     for (size_t i = 0; i < items.size();) {
       if (items[i].work) {
         std::move(items[i++].work)();
+        FaultPoint("writer.worked");
         continue;
       }
       size_t end = i;
@@ -59,13 +63,16 @@ void LogWriter::WriteRun(std::vector<Item>& items, size_t begin, size_t end) {
     durability = std::max(durability, items[i].durability);
     entries.push_back(items[i].entry);
   }
+  FaultPoint("writer.batch.before");
   const absl::Status together = store_.AppendAll(entries, durability);
+  FaultPoint("writer.batch.after");
   for (size_t i = begin; i < end; ++i) {
     const SessionStore::Entry& entry = items[i].entry;
     std::move(items[i].done)(
         together.ok() || end - begin == 1
             ? together
             : store_.Append(entry.session, entry.epoch, entry.record, items[i].durability));
+    FaultPoint("writer.told");
   }
 }
 

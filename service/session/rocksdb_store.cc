@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "service/session/fault_point.h"
 
 namespace attnd {
 namespace {
@@ -98,6 +99,7 @@ absl::StatusOr<std::unique_ptr<RocksDbStore>> RocksDbStore::Open(const RocksDbOp
   store->db_->DestroyColumnFamilyHandle(handles[0]);
   store->log_ = handles[1];
   store->states_ = handles[2];
+  FaultPoint("rocksdb.opened");
   return store;
 }
 
@@ -156,8 +158,10 @@ absl::StatusOr<uint64_t> RocksDbStore::Acquire(absl::string_view session) {
   ++next.epoch;
   rocksdb::WriteBatch batch;
   batch.Put(HeadKey(session), BigEndian(next.epoch) + BigEndian(next.records));
+  FaultPoint("rocksdb.acquire.before");
   // A new owner must find its epoch again, or the old one could come back.
   if (absl::Status s = Write(batch, Durability::kSync); !s.ok()) return s;
+  FaultPoint("rocksdb.acquire.after");
   heads_[std::string(session)] = next;
   return next.epoch;
 }
@@ -211,7 +215,9 @@ absl::Status RocksDbStore::AppendAll(absl::Span<const Entry> entries, Durability
   for (const auto& [session, head] : changed) {
     batch.Put(HeadKey(session), BigEndian(head.epoch) + BigEndian(head.records));
   }
+  FaultPoint("rocksdb.append.before");
   if (absl::Status s = Write(batch, durability); !s.ok()) return s;
+  FaultPoint("rocksdb.append.after");
   for (const auto& [session, head] : changed) heads_[session] = head;
   return absl::OkStatus();
 }
@@ -237,6 +243,7 @@ absl::StatusOr<std::vector<SessionStore::Record>> RocksDbStore::ReadLog(absl::st
   }
   if (absl::Status s = FromRocks(at->status(), absl::StrCat("session ", session)); !s.ok())
     return s;
+  FaultPoint("rocksdb.read_log");
   if (first + records.size() < head.records) {
     return absl::DataLossError(absl::StrCat("session ", session, ": record ",
                                             first + records.size(), " is missing in the store"));
@@ -260,7 +267,10 @@ absl::Status RocksDbStore::PutState(absl::string_view session, uint64_t epoch,
   rocksdb::WriteBatch batch;
   batch.Put(states_, rocksdb::SliceParts(&key_slice, 1),
             rocksdb::SliceParts(values.data(), static_cast<int>(values.size())));
-  return Write(batch, durability);
+  FaultPoint("rocksdb.put_state.before");
+  absl::Status status = Write(batch, durability);
+  FaultPoint("rocksdb.put_state.after");
+  return status;
 }
 
 absl::StatusOr<std::string> RocksDbStore::GetState(absl::string_view session, uint64_t position,
@@ -324,7 +334,9 @@ absl::Status RocksDbStore::Delete(absl::string_view session, uint64_t epoch) {
   batch.Delete(HeadKey(session));
   batch.DeleteRange(log_, LogPrefix(session), end(LogPrefix(session)));
   batch.DeleteRange(states_, StatePrefix(session), end(StatePrefix(session)));
+  FaultPoint("rocksdb.delete.before");
   absl::Status status = Write(batch, Durability::kAsync);
+  FaultPoint("rocksdb.delete.after");
   if (status.ok()) heads_.erase(session);
   return status;
 }

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "service/session/fault_point.h"
 #include "service/session/requests.h"
 #include "service/session/session_manager.h"
 
@@ -14,6 +15,7 @@ void SessionManager::Create(v1::CreateSessionRequest request, SessionDone done) 
   writer_.Run([this, request = std::move(request), done = std::move(done)]() mutable {
     absl::StatusOr<std::shared_ptr<const LoadedModel>> model = models_.Load(request.model());
     if (!model.ok()) return done(model.status());
+    FaultPoint("create.begin");
     const std::string id = request.session().empty() ? NewSessionId() : request.session();
     v1::SessionRecord record;
     record.set_idempotency_key(request.idempotency_key());
@@ -54,13 +56,16 @@ void SessionManager::CreateWith(const std::string& id, const v1::SessionRecord& 
     const absl::StatusOr<uint64_t> epoch = store_.Acquire(id);
     status = epoch.status();
     if (status.ok()) {
+      FaultPoint("create.acquired");
       session->epoch = *epoch;
       session->records_written = 1;
       status = store_.Append(id, *epoch, {0, record.SerializeAsString()}, session->durability);
       session->set_durable(session->log().position());
     }
   }
+  FaultPoint("create.written");
   if (status.ok()) status = Add(session).status();
+  FaultPoint("create.added");
   if (!status.ok()) return done(status);
   done(session->Describe());
 }
@@ -89,9 +94,11 @@ void SessionManager::Append(v1::AppendRequest request, AppendDone done) {
         TokensOf(*session->model, request.tokens(), request.text());
     if (!tokens.ok()) return answer(tokens.status());
     Mutation mutation = MutationOf(request);
+    FaultPoint("append.begin");
     const absl::StatusOr<const SessionLog::Request*> repeated = FindRepeated(*session, mutation);
     if (!repeated.ok()) return answer(repeated.status());
     if (*repeated != nullptr) {
+      FaultPoint("append.repeated");
       v1::AppendResponse response;
       response.set_position((*repeated)->end);
       response.set_repeated_request(true);
@@ -115,12 +122,14 @@ void SessionManager::Append(v1::AppendRequest request, AppendDone done) {
                     [this, session, tokens = std::move(tokens),
                      answer = std::move(answer)](const absl::Status& recorded) mutable {
                       if (!recorded.ok()) return answer(recorded);
+                      FaultPoint("append.recorded");
                       const uint64_t position = session->log().position();
                       CatchUp(
                           session, MostRead(*session),
                           [session, tokens = std::move(tokens), position,
                            answer = std::move(answer)](const absl::Status& read) mutable {
                             if (!read.ok()) return answer(read);
+                            FaultPoint("append.read");
                             v1::AppendResponse response;
                             response.set_position(position);
                             response.set_durable_position(session->Describe().durable_position());
@@ -153,13 +162,16 @@ void SessionManager::Rewind(v1::RewindRequest request, SessionDone done) {
           absl::StrCat("session ", session->id(), ": position: given ", request.position(),
                        ", the session stands at ", session->log().position())));
     }
+    FaultPoint("rewind.begin");
     v1::SessionRecord record;
     record.mutable_rewound()->set_position(request.position());
     Record(session, mutation, std::move(record),
            [this, session, answer = std::move(answer)](const absl::Status& status) mutable {
              if (status.ok()) {
                metrics_.rewinds.Increment();
+               FaultPoint("rewind.recorded");
                session->TakeBackTo(MostRead(*session));
+               FaultPoint("rewind.taken_back");
              }
              answer(status);
            });
@@ -181,6 +193,7 @@ void SessionManager::Fork(v1::ForkRequest request, SessionDone done) {
           absl::OutOfRangeError(absl::StrCat("session ", request.session(), ": position: given ",
                                              position, ", the session stands at ", stands)));
     }
+    FaultPoint("fork.begin");
     v1::SessionRecord record;
     record.set_idempotency_key(request.idempotency_key());
     record.set_request_hash(HashOf(request));
@@ -200,7 +213,9 @@ void SessionManager::Fork(v1::ForkRequest request, SessionDone done) {
                   done = std::move(done)](absl::StatusOr<v1::Session> made) mutable {
                    if (made.ok()) {
                      metrics_.forks.Increment();
+                     FaultPoint("fork.created");
                      ShareStates(*session, fork, position);
+                     FaultPoint("fork.shared");
                    }
                    session->Leave();
                    done(std::move(made));
@@ -222,11 +237,14 @@ void SessionManager::Delete(const v1::DeleteSessionRequest& request, StatusDone 
     if (!found.ok()) return done(found.status());
     const SessionPtr session = *std::move(found);
     writer_.Run([this, session, done = std::move(done)]() mutable {
+      FaultPoint("delete.begin");
       absl::Status status;
       if (session->durability != Durability::kNone) {
         status = store_.Delete(session->id(), session->epoch);
       }
+      FaultPoint("delete.stored");
       if (status.ok()) Forget(session);
+      FaultPoint("delete.forgotten");
       session->Leave();
       done(status);
     });

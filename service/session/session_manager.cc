@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "service/session/fault_point.h"
 #include "service/session/requests.h"
 
 namespace attnd {
@@ -66,6 +67,7 @@ absl::StatusOr<SessionManager::SessionPtr> SessionManager::Recover(const std::st
     return absl::NotFoundError(absl::StrCat("session ", id, ": no such session"));
   }
   if (!records.ok()) return records.status();
+  FaultPoint("recover.log_read");
   auto session = std::make_shared<LiveSession>(id);
   for (const SessionStore::Record& record : *records) {
     v1::SessionRecord parsed;
@@ -78,6 +80,7 @@ absl::StatusOr<SessionManager::SessionPtr> SessionManager::Recover(const std::st
           absl::StrCat("session ", id, ": record ", record.sequence, ": ", s.message()));
     }
   }
+  FaultPoint("recover.applied");
   session->records_written = records->size();
   const v1::SessionRecord::Created& created = session->log().created();
   session->durability = DurabilityOf(created.durability());
@@ -95,9 +98,11 @@ absl::StatusOr<SessionManager::SessionPtr> SessionManager::Recover(const std::st
   }
   session->model = *std::move(model);
   session->has_read = MostRead(*session);
+  FaultPoint("recover.model_loaded");
   absl::StatusOr<uint64_t> epoch = store_.Acquire(id);
   if (!epoch.ok()) return epoch.status();
   session->epoch = *epoch;
+  FaultPoint("recover.acquired");
   return Add(std::move(session));
 }
 
@@ -151,19 +156,24 @@ void SessionManager::Settle(const SessionPtr& session, std::optional<uint64_t> e
     record.mutable_decode_ended()->set_position(log.position());
     record.mutable_decode_ended()->set_finish(v1::CANCELLED_BY_CLIENT);
   }
+  FaultPoint("settle.before");
   // No request of a client's: nothing is remembered of it.
   RecordLater(session, record);
+  FaultPoint("settle.written");
   if (absl::Status s = session->Apply(record); !s.ok()) return then(s);
+  FaultPoint("settle.applied");
   session->TakeBackTo(MostRead(*session));
   then(absl::OkStatus());
 }
 
 void SessionManager::RecordLater(const SessionPtr& session, const v1::SessionRecord& record) {
   if (session->durability == Durability::kNone) return;
+  FaultPoint("record_later.before");
   const uint64_t position = session->log().position();
   writer_.Write(
       {session->id(), session->epoch, {session->records_written++, record.SerializeAsString()}},
       Durability::kAsync, [this, session, position](const absl::Status& status) {
+        FaultPoint("record_later.written");
         if (status.ok()) return session->set_durable(position);
         // The store holds less than this memory: what comes next must begin from there.
         Forget(session);
@@ -175,24 +185,33 @@ void SessionManager::Record(const SessionPtr& session, const Mutation& mutation,
   record.set_idempotency_key(mutation.key);
   record.set_request_hash(mutation.hash);
   if (session->durability == Durability::kNone) return then(session->Apply(record));
+  FaultPoint("record.before");
   std::string bytes = record.SerializeAsString();
-  writer_.Write({session->id(), session->epoch, {session->records_written++, std::move(bytes)}},
-                session->durability,
-                [this, session, record = std::move(record),
-                 then = std::move(then)](absl::Status status) mutable {
-                  if (absl::IsInvalidArgument(status)) {
-                    // A gap: records that the store had are there no more.
-                    status = absl::DataLossError(absl::StrCat(
-                        status.message(), ": the store has lost the session's last changes"));
-                  }
-                  if (status.ok()) status = session->Apply(record);
-                  if (!status.ok()) {
-                    Forget(session);
-                    return then(status);
-                  }
-                  session->set_durable(session->log().position());
-                  then(status);
-                });
+  writer_.Write(
+      {session->id(), session->epoch, {session->records_written++, std::move(bytes)}},
+      session->durability,
+      [this, session, record = std::move(record),
+       then = std::move(then)](absl::Status status) mutable {
+        FaultPoint("record.written");
+        if (absl::IsInvalidArgument(status)) {
+          // A gap: either an earlier write failed, or the store lost what it had.
+          status = session->forgotten()
+                       ? absl::UnavailableError(
+                             absl::StrCat("session ", session->id(),
+                                          ": the store could not be reached: repeat the call"))
+                       : absl::DataLossError(absl::StrCat(
+                             status.message(), ": the store has lost the session's last changes"));
+        }
+        if (status.ok()) status = session->Apply(record);
+        if (!status.ok()) {
+          Forget(session);
+          return then(status);
+        }
+        session->set_durable(session->log().position());
+        FaultPoint("record.applied");
+        then(status);
+        FaultPoint("record.answered");
+      });
 }
 
 SessionManager::Usage SessionManager::usage() const {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "service/session/fault_point.h"
 #include "service/session/requests.h"
 #include "service/session/session_manager.h"
 
@@ -84,6 +85,7 @@ void SessionManager::Snapshot(v1::SnapshotRequest request, SnapshotDone done) {
                    absl::StrCat("session ", session->id(), ": has ", limits_.max_snapshots,
                                 " snapshots already, the limit: delete some")));
              }
+             FaultPoint("snapshot.begin");
              v1::SessionRecord record;
              record.mutable_snapshotted()->set_snapshot(name);
              record.mutable_snapshotted()->set_position(position);
@@ -95,7 +97,9 @@ void SessionManager::Snapshot(v1::SnapshotRequest request, SnapshotDone done) {
                       CatchUp(session, MostRead(*session),
                               [this, session, name,
                                answer = std::move(answer)](const absl::Status& read) mutable {
+                                FaultPoint("snapshot.recorded");
                                 if (read.ok()) PinSnapshot(*session, name);
+                                FaultPoint("snapshot.pinned");
                                 answer(absl::OkStatus());
                               });
                     });
@@ -154,6 +158,7 @@ void SessionManager::Restore(v1::RestoreRequest request, SessionDone done) {
     const auto at = session->log().snapshots().find(name);
     if (at == session->log().snapshots().end()) return answer(NoSnapshot(*session, name));
     const uint64_t common = session->log().CommonWith(at->second);
+    FaultPoint("restore_snapshot.begin");
     v1::SessionRecord record;
     record.mutable_restored()->set_snapshot(name);
     Record(session, mutation, std::move(record),
@@ -161,6 +166,7 @@ void SessionManager::Restore(v1::RestoreRequest request, SessionDone done) {
             answer = std::move(answer)](const absl::Status& status) mutable {
              if (!status.ok()) return answer(status);
              metrics_.rewinds.Increment();
+             FaultPoint("restore_snapshot.recorded");
              const uint64_t most = MostRead(*session);
              session->TakeBackTo(std::min(common, most));
              const auto pin = session->pinned.find(name);

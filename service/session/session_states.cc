@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
+#include "service/session/fault_point.h"
 #include "service/session/session_manager.h"
 
 namespace attnd {
@@ -19,11 +20,13 @@ std::vector<int32_t> SessionManager::Piece(const LiveSession& session, uint64_t 
 
 void SessionManager::AfterPiece(LiveSession& session) {
   const auto position = static_cast<uint64_t>(session.state->position());
+  FaultPoint("read.piece");
   session.has_read = std::max(session.has_read, position);
   if (position % limits_.anchor_every == 0 && !session.transient) {
     // Without memory for it there is no anchor, and a rewind replays more.
     if (absl::StatusOr<models::SequenceState> copy = session.state->Copy(); copy.ok()) {
       session.anchors[position] = std::make_shared<const models::SequenceState>(*std::move(copy));
+      FaultPoint("read.anchor");
       while (session.anchors.size() > limits_.anchors)
         session.anchors.erase(session.anchors.begin());
     }
@@ -54,11 +57,13 @@ void SessionManager::NeedState(const SessionPtr& session, uint64_t most, Then th
   const uint64_t position = anchor == nullptr ? 0 : static_cast<uint64_t>(anchor->position());
   if (session->durability == Durability::kNone || most == position) return then(in_memory());
   writer_.Run([this, session, most, position, in_memory, set, then = std::move(then)]() mutable {
+    FaultPoint("restore.asked");
     absl::StatusOr<models::SequenceState> state = GetState(*session, most);
     if (absl::IsNotFound(state.status()) ||
         (state.ok() && static_cast<uint64_t>(state->position()) < position)) {
       return then(in_memory());
     }
+    FaultPoint("restore.read");
     then(set(std::move(state), SessionMetrics::Tier::kStore));
   });
 }
@@ -120,6 +125,7 @@ void SessionManager::CatchUp(const SessionPtr& session, uint64_t end, Then then,
               if (first.empty()) return then(absl::OkStatus());
               auto shared = std::make_shared<Then>(std::move(then));
               ModelRunner::Task task;
+              FaultPoint("read.begin");
               task.state = &*session->state;
               task.tokens = std::move(first);
               session->reading = static_cast<uint64_t>(session->state->position());
@@ -222,6 +228,7 @@ void SessionManager::Evict(const SessionPtr& session) {
 
 // On the writer's thread, in a turn.
 absl::Status SessionManager::StoreStates(LiveSession& session) {
+  FaultPoint("evict.begin");
   for (const auto& [name, pin] : session.pinned) {
     const auto& snapshot = session.log().snapshots().find(name)->second;
     absl::Status status =
@@ -236,9 +243,11 @@ absl::Status SessionManager::StoreStates(LiveSession& session) {
     if (!status.ok()) return status;
     DropOldStates(session);
   }
+  FaultPoint("evict.stored");
   session.state.reset();
   session.anchors.clear();
   session.pinned.clear();
+  FaultPoint("evict.done");
   session.NoteStateBytes();
   return absl::OkStatus();
 }

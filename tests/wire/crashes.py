@@ -1,0 +1,335 @@
+"""Sessions whose server dies, at every named fault point and at random times, against the same session undisturbed.
+
+    python -m tests.wire.crashes --runs 500 --report bench/results/<date>-crash.txt
+
+A run does one script: create, append, decode, fork, snapshot, rewind, restore, give a decode up, delete. Its server ends at a point
+(ATTND_TEST_FAULT_POINT, service/session/fault_point.h) or by a SIGKILL at a random time, is started again, and the client goes on as
+clients do: it repeats what was not answered, and takes a stream up behind its last event. Every event and answer must then be the one that the
+undisturbed run gave, in every bit."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import dataclasses
+import pathlib
+import random
+import re
+import signal
+import tempfile
+import threading
+import time
+
+import grpc
+
+from attnd.v1 import sessions_pb2 as messages
+from tests import server
+from tests.wire.session_server import PATIENCE, Server
+
+PROMPT = [7 * i % 96 for i in range(100)]
+
+
+def fault_points() -> list[str]:
+    """All names, as the sources have them; each once."""
+    names = [
+        name
+        for path in sorted((server.ROOT / "service").rglob("*"))
+        if path.suffix in (".h", ".cc")
+        for name in re.findall(r'FaultPoint\("([^"]+)"\)', path.read_text())
+    ]
+    assert len(names) == len(set(names)), "a name is written twice"
+    return names
+
+
+@dataclasses.dataclass
+class Plan:
+    name: str  # Of its sessions.
+    point: str = ""  # Empty: a random time.
+    passage: int = 1
+    kill_after: list[float] = dataclasses.field(default_factory=list)
+    durability: str = "ASYNC"
+
+    @property
+    def evicts(self) -> bool:
+        return self.point.startswith(("evict.", "restore.", "rocksdb.put_state."))
+
+    @property
+    def restarts(self) -> bool:
+        """Whether the point is one that only a server with sessions in its store comes to."""
+        return self.point.startswith(("recover.", "rocksdb.opened", "rocksdb.read_log"))
+
+    def __str__(self) -> str:
+        return f"{self.point}:{self.passage}" if self.point else f"killed after {self.kill_after}"
+
+
+class Client:
+    """One that goes on where its server died."""
+
+    def __init__(self, plan: Plan, folder: pathlib.Path):
+        self.plan = plan
+        self.kills, self.recoveries, self.timers = 0, [], []
+        self.environment = {"ATTND_TEST_FAULT_POINT": f"{plan.point}:{plan.passage}"} if plan.point else {}
+        options = ["--max-session-bytes=1MiB"] if plan.evicts else []
+        self.server = Server(folder, "", *options, **({} if plan.restarts else self.environment))
+        self.arm()
+
+    def arm(self):
+        if self.plan.kill_after:
+            process = self.server.process
+            timer = threading.Timer(self.plan.kill_after.pop(), process.send_signal, [signal.SIGKILL])
+            timer.start()
+            self.timers.append(timer)
+
+    def close(self):
+        for timer in self.timers:
+            timer.cancel()
+        with contextlib.suppress(ProcessLookupError):
+            self.server.stop(signal.SIGKILL)
+
+    def id(self, session: str) -> str:
+        return f"{self.plan.name}.{session}"
+
+    def survive(self, call):
+        """The answer of a call that is repeated until a server answers."""
+        while True:
+            try:
+                return call(self.server.sessions)
+            except grpc.RpcError as error:
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                    raise
+                server.wait_until(lambda: self.server.process.poll() is not None, 10)
+                assert self.server.process.returncode == -signal.SIGKILL
+                self.kills += 1
+                self.recover()
+
+    def recover(self, **environment: str):
+        self.server.channel.close()
+        begin = time.monotonic()
+        try:
+            self.server.start(**environment)
+        except AssertionError:  # Dead before it listened.
+            assert self.server.process.returncode == -signal.SIGKILL
+            self.kills += 1
+            begin = time.monotonic()
+            self.server.start()
+        self.arm()
+
+        def first_answer(stub):
+            try:
+                stub.Get(messages.GetSessionRequest(session=self.id("s")), timeout=PATIENCE)
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.NOT_FOUND:
+                    raise
+
+        self.survive(first_answer)
+        self.recoveries.append(time.monotonic() - begin)
+
+    def restart(self):
+        """A death between calls; the next server may die at its point too."""
+        self.server.stop(signal.SIGKILL)
+        self.recover(**({} if self.kills else self.environment))
+
+    def decode(self, session: str, count: int, position: int, take: int = 0) -> list[bytes]:
+        """The events, as bytes; `take`: of the first tokens, then the client leaves."""
+        events: list[bytes] = []
+        ended: list[bytes] = []
+
+        def attempt(stub):
+            # Taken up where an event was seen: before that the decode may not have begun.
+            seen = {"from_position": position + len(events)} if events else {}
+            stream = stub.Decode(
+                messages.DecodeRequest(
+                    session=self.id(session), max_new_tokens=count, expected_position=position,
+                    sampling=messages.Sampling(temperature=1, logprobs=True, top_logprobs=2),
+                    stop=messages.Stop(ignore_eos=True), **seen,
+                ),
+                timeout=PATIENCE,
+            )
+            for event in stream:
+                event.durable_position = 0
+                if event.tokens:
+                    assert event.position == position + len(events), (event.position, position, len(events))
+                    events.append(event.SerializeToString(deterministic=True))
+                else:
+                    ended[:] = [event.SerializeToString(deterministic=True)]
+                if take and len(events) == take:
+                    stream.cancel()
+                    return
+
+        self.survive(attempt)
+        return events + ended
+
+    def append(self, session: str, tokens: list[int], position: int):
+        request = messages.AppendRequest(session=self.id(session), tokens=tokens, expected_position=position)
+        answer = self.survive(lambda stub: stub.Append(request, timeout=PATIENCE))
+        return answer.position, list(answer.tokens)
+
+    def standing(self, session: str):
+        answer = self.survive(lambda stub: stub.Get(messages.GetSessionRequest(session=self.id(session)), timeout=PATIENCE))
+        return answer.position, answer.seed, answer.forked_at, answer.weights_hash
+
+
+def script(client: Client) -> list:
+    """What a client does; what it is told, but for what differs by time."""
+    call, name = client.survive, client.id
+    out = []
+
+    def create(session: str, out: list):
+        request = messages.CreateSessionRequest(
+            session=name(session), model="gated_deltanet", seed=5, durability=client.plan.durability, idempotency_key="create"
+        )
+        out.append(call(lambda stub: stub.Create(request)).seed)
+        out.append(client.append(session, PROMPT, 0))
+
+    create("s", out)
+    out.append(client.decode("s", 90, 100))
+    out.append(client.append("s", [1, 2, 3], 190))
+    out.append(client.append("s", [1, 2, 3], 190))  # Once all the same.
+    fork = messages.ForkRequest(session=name("s"), new_session=name("f"), position=150, seed=9, idempotency_key="fork")
+    out.append(call(lambda stub: stub.Fork(fork)).forked_at)
+    out.append(client.decode("f", 40, 150))
+    snapshot = messages.SnapshotRequest(session=name("s"), snapshot="here", expected_position=193, idempotency_key="snap")
+    out.append(call(lambda stub: stub.Snapshot(snapshot)).position)
+    rewind = messages.RewindRequest(session=name("s"), position=120, expected_position=193, idempotency_key="rewind")
+    out.append(call(lambda stub: stub.Rewind(rewind)) and None)
+    out.append(client.append("s", [4] * 10, 120))
+    out.append(client.decode("s", 400, 130))
+    if client.plan.evicts:
+        for i in range(12):
+            create(f"more{i}", [])
+        request = messages.GetSessionRequest(session=name("s"))
+        server.wait_until(lambda: call(lambda stub: stub.Get(request)).tier == "store" or client.kills > 0, 20)
+    elif client.plan.restarts:
+        client.restart()
+    out.append(client.standing("s"))
+    restore = messages.RestoreRequest(session=name("s"), snapshot="here", expected_position=530, idempotency_key="restore")
+    out.append(call(lambda stub: stub.Restore(restore)) and None)
+    out.append(client.decode("s", 30, 193))
+
+    def give_up(stub):
+        # As one, since a decode that was not told to the end may have lost its last tokens.
+        given_up = client.decode("s", 20000, 223, take=10)
+        request = messages.AppendRequest(session=name("s"), tokens=[7], expected_position=228)
+        return given_up, stub.Append(request, timeout=PATIENCE).position
+
+    out.append(call(give_up))
+    out.append(client.decode("s", 20, 229))
+    out.append(client.standing("s"))
+    out.append(client.standing("f"))
+    call(lambda stub: stub.Delete(messages.DeleteSessionRequest(session=name("f"))))
+    try:
+        client.standing("f")
+        out.append("there")
+    except grpc.RpcError as error:
+        out.append(error.code())
+    return out
+
+
+@dataclasses.dataclass
+class Outcome:
+    plan: Plan
+    kills: int = 0
+    reached: bool = False
+    recoveries: list[float] = dataclasses.field(default_factory=list)
+    seconds: float = 0
+    difference: str = ""
+
+
+def run(plan: Plan, folder: pathlib.Path, expected: list | None) -> tuple[Outcome, list]:
+    begin = time.monotonic()
+    text = str(plan)
+    client = Client(plan, folder)
+    told = []
+    try:
+        told = script(client)
+        reached = client.kills > 0
+        seconds = time.monotonic() - begin
+        # The last death comes to all that got so far: what was told is there.
+        client.plan.kill_after.clear()
+        if expected is not None:
+            client.restart()
+            if client.standing("s") != told[-3]:
+                told.append("another standing after the last death")
+        difference = ""
+        if expected is not None and told != expected:
+            first = next((i for i, (a, b) in enumerate(zip(told, expected)) if a != b), len(expected))
+            difference = f"{text}: answer {first}: {told[first:first + 1]!r:.300} for {expected[first:first + 1]!r:.300}"
+        return Outcome(plan, client.kills, reached, client.recoveries, seconds, difference), told
+    except Exception as error:  # noqa: BLE001: whatever it was, it is the run's outcome.
+        return Outcome(plan, client.kills, False, client.recoveries, 0, f"{text}: {error!r:.500}"), told
+    finally:
+        client.close()
+
+
+def plans(count: int, draw: random.Random, seconds: float) -> list[Plan]:
+    """Three of four at points, the rest at random times; every point once before one comes again."""
+    names: list[str] = []
+    rounds = 0
+    made = []
+    for i in range(count):
+        plan = Plan(f"r{i}", durability=draw.choice(["ASYNC", "SYNC"]))
+        if i % 4 == 3:
+            plan.kill_after = [draw.uniform(0, seconds) for _ in range(draw.randint(1, 3))]
+        else:
+            if not names:
+                rounds += 1
+                names = draw.sample(fault_points(), len(fault_points()))
+            plan.point = names.pop()
+            plan.passage = 1 if rounds == 1 else draw.choice([1, 2, 3, 5])
+        made.append(plan)
+    return made
+
+
+def crash(count: int, seed: int, parallel: int = 1) -> tuple[list[Outcome], float]:
+    draw = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        (root / "straight").mkdir()
+        undisturbed, expected = run(Plan("straight"), root / "straight", None)
+        assert not undisturbed.difference and undisturbed.kills == 0, undisturbed
+        todo = plans(count, draw, undisturbed.seconds)
+
+        # Runs of one worker share a state directory: stores that have seen many deaths.
+        def work(worker: int) -> list[Outcome]:
+            own = root / f"worker{worker}"
+            own.mkdir()
+            return [run(plan, own, expected)[0] for plan in todo[worker::parallel]]
+
+        with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+            outcomes = [outcome for some in pool.map(work, range(parallel)) for outcome in some]
+    return outcomes, undisturbed.seconds
+
+
+def summary(outcomes: list[Outcome], seed: int, seconds: float) -> str:
+    recoveries = sorted(value for outcome in outcomes for value in outcome.recoveries)
+    at = lambda q: recoveries[min(len(recoveries) - 1, int(q * len(recoveries)))]  # noqa: E731
+    points = {outcome.plan.point for outcome in outcomes if outcome.plan.point}
+    reached = {outcome.plan.point for outcome in outcomes if outcome.plan.point and outcome.reached}
+    different = [outcome for outcome in outcomes if outcome.difference]
+    lines = [
+        f"runs {len(outcomes)} (seed {seed}), the script undisturbed {seconds:.2f} s",
+        f"fault points: {len(points)} armed, {len(reached)} reached"
+        + (f"; not: {', '.join(sorted(points - reached))}" if points - reached else ""),
+        f"deaths: {sum(len(outcome.recoveries) for outcome in outcomes)}, "
+        f"of these {sum(outcome.kills for outcome in outcomes)} in the middle of the script",
+        f"runs with a token, answer or state lost, doubled or different: {len(different)}",
+        f"recovery (start of the process to the session's first answer): p50 {at(0.5):.3f} s, p99 {at(0.99):.3f} s, "
+        f"most {recoveries[-1]:.3f} s",
+    ]
+    return "\n".join(lines + [f"  {outcome.difference}" for outcome in different]) + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--report", type=pathlib.Path)
+    arguments = parser.parse_args()
+    outcomes, seconds = crash(arguments.runs, arguments.seed, arguments.parallel)
+    text = summary(outcomes, arguments.seed, seconds)
+    print(text)
+    if arguments.report:
+        arguments.report.write_text(text)
+    raise SystemExit(any(outcome.difference for outcome in outcomes))
