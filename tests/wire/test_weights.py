@@ -8,6 +8,7 @@ import re
 import grpc
 import pytest
 
+import attnd
 from attnd.v1 import models_pb2, models_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 from tests import server
 
@@ -26,10 +27,22 @@ def example():
 
 
 @pytest.fixture(scope="module")
-def channel(tmp_path_factory):
+def address(tmp_path_factory):
     options = (f"--models={WEIGHTS}", f"--state-dir={tmp_path_factory.mktemp('state')}")
-    with server.running("--device=cpu", *options) as address, grpc.insecure_channel(address) as channel:
+    with server.running("--device=cpu", *options) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def channel(address):
+    with grpc.insecure_channel(address) as channel:
         yield channel
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    with attnd.Client(address) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +65,18 @@ def test_the_comparison_has_every_kind():
 
 
 @pytest.mark.parametrize("name", RECALL)
-def test_recall_is_what_the_card_says(name, sessions, example):
+def test_recall_is_what_the_card_says(name, client, example):
     seed = random.randrange(1 << 32)
     print("seed", seed)
     card = (WEIGHTS / name / "README.md").read_text()
     table = {int(pairs): float(score) for pairs, score in re.findall(r"^\| (\d+) \| ([\d.]+) \|$", card, re.MULTILINE)}
     stated = table[PAIRS]
-    got, _ = example.recall(sessions, name, PAIRS, EXAMPLES, seed)
+    got, _ = example.recall(client, name, PAIRS, EXAMPLES, seed)
     # Five times what chance alone makes of it, were answers independent; they are not quite.
     spread = math.sqrt(max(stated * (1 - stated), 0.01) / (PAIRS * EXAMPLES))
     assert abs(got - stated) < 5 * spread
     if "softmax" in name or "hybrid" in name:
-        got, _ = example.recall(sessions, name, 32, EXAMPLES, seed)
+        got, _ = example.recall(client, name, 32, EXAMPLES, seed)
         assert got > 0.93 and table[32] > 0.95
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from typing import Any
 
 import grpc
 import numpy as np
 
-from attnd.v1 import models_pb2, models_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+import attnd
+from attnd.v1 import models_pb2, models_pb2_grpc
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "models/training"))
 import mqar  # noqa: E402
@@ -26,32 +26,36 @@ PREFIX = "attnd-recall-"
 LENGTH, VOCAB = 256, 256  # Of the models in models/weights.
 
 
-def answers(sessions: Any, model: str, tokens: list[int], queries: list[int]) -> tuple[list[int], int]:
+def answers(client: attnd.Client, model: str, tokens: list[int], queries: list[int]) -> tuple[list[int], int]:
     """The most probable token behind each of the positions `queries`; and the bytes of the session's state at the end."""
-    session = sessions.Create(sessions_pb2.CreateSessionRequest(model=model, durability=sessions_pb2.NONE)).session
+    session = attnd.Session.create(client, model, durability="none")
     told, decoded = 0, []
     for query in queries:
-        sessions.Append(sessions_pb2.AppendRequest(session=session, tokens=tokens[told : query + 1]))
+        session.append(tokens[told : query + 1])
         told = query + 1
-        request = sessions_pb2.DecodeRequest(
-            session=session, max_new_tokens=1, stop=sessions_pb2.Stop(ignore_eos=True)
-        )
-        decoded += [sampled.token for event in sessions.Decode(request) for sampled in event.tokens]
-        sessions.Rewind(sessions_pb2.RewindRequest(session=session, position=told))
-    sessions.Append(sessions_pb2.AppendRequest(session=session, tokens=tokens[told:] or [0]))
-    state = sessions.Get(sessions_pb2.GetSessionRequest(session=session)).state_bytes
-    sessions.Delete(sessions_pb2.DeleteSessionRequest(session=session))
+        decoded += [token.id for token in session.decode(1, ignore_eos=True)]
+        session.rewind(told)
+    if tokens[told:]:
+        session.append(tokens[told:])
+    state = session.info().state_bytes
+    session.delete()
     return decoded, state
 
 
-def recall(sessions: Any, model: str, pairs: int, count: int, seed: int) -> tuple[float, int]:
+def recall(client: attnd.Client, model: str, pairs: int, count: int, seed: int) -> tuple[float, int]:
     """Share of right answers over `count` fresh examples, and the bytes of a session's state."""
     right = state = 0
     for row, label in zip(*mqar.examples(np.random.default_rng(seed), count, LENGTH, pairs, VOCAB)):
         queries = np.flatnonzero(label != mqar.IGNORED).tolist()
-        decoded, state = answers(sessions, model, row.tolist(), queries)
+        decoded, state = answers(client, model, row.tolist(), queries)
         right += sum(a == b for a, b in zip(decoded, label[queries].tolist()))
     return right / (count * pairs), state
+
+
+def served(address: str) -> list[str]:
+    with grpc.insecure_channel(address) as channel:
+        listed = models_pb2_grpc.ModelsStub(channel).List(models_pb2.ListModelsRequest()).models
+    return [model.name for model in listed if model.name.startswith(PREFIX)]
 
 
 def family(model: str) -> str:
@@ -88,13 +92,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, help="a PNG, SVG or PDF")
     arguments = parser.parse_args()
-    with grpc.insecure_channel(arguments.address) as channel:
-        sessions = sessions_pb2_grpc.SessionsStub(channel)
-        listed = models_pb2_grpc.ModelsStub(channel).List(models_pb2.ListModelsRequest()).models
-        names = arguments.models or [model.name for model in listed if model.name.startswith(PREFIX)]
+    with attnd.Client(arguments.address) as client:
+        names = arguments.models or served(arguments.address)
         points = {}
         for name in names:
-            score, state = recall(sessions, name, arguments.pairs, arguments.examples, arguments.seed)
+            score, state = recall(client, name, arguments.pairs, arguments.examples, arguments.seed)
             points[name] = score, state
             print(f"{name:32} {score:6.3f} {state:10,} bytes", flush=True)
     if arguments.out:
