@@ -60,8 +60,9 @@ absl::Status ReadOption(absl::string_view option, RedisAddress& address) {
   }
   if (pair.first != "prefix") return BadUrl(absl::StrCat("option \"", pair.first, "\" given"));
   absl::StatusOr<std::string> prefix = Unescape(pair.second);
-  if (prefix.ok()) address.prefix = *std::move(prefix);
-  return prefix.status();
+  if (!prefix.ok()) return prefix.status();
+  address.prefix = *std::move(prefix);
+  return absl::OkStatus();
 }
 
 absl::Status ReadServer(absl::string_view text, RedisAddress& address) {
