@@ -1,7 +1,6 @@
 #include "models/checkpoint.h"
 
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/core/safetensors.h"
 #include "models/files.h"
+#include "models/sha256.h"
 #include "nlohmann/json.hpp"
 
 namespace attnd::models {
@@ -59,17 +59,12 @@ class MappedFile {
 };
 
 std::string Hash(const std::map<std::string, Tensor>& tensors) {
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest(EVP_MD_CTX_new(),
-                                                                       EVP_MD_CTX_free);
-  EVP_DigestInit_ex(digest.get(), EVP_sha256(), nullptr);
+  Sha256Stream digest;
   for (const auto& [name, tensor] : tensors) {
-    const std::string head = absl::StrCat(name, " ", tensor.DebugString(), "\n");
-    EVP_DigestUpdate(digest.get(), head.data(), head.size());
-    EVP_DigestUpdate(digest.get(), tensor.raw(), static_cast<size_t>(tensor.byte_size()));
+    digest.Add(absl::StrCat(name, " ", tensor.DebugString(), "\n"));
+    digest.Add({static_cast<const char*>(tensor.raw()), static_cast<size_t>(tensor.byte_size())});
   }
-  std::string bytes(32, '\0');
-  EVP_DigestFinal_ex(digest.get(), reinterpret_cast<unsigned char*>(bytes.data()), nullptr);
-  return absl::BytesToHexString(bytes);
+  return absl::BytesToHexString(digest.Finish());
 }
 
 }  // namespace

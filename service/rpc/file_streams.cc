@@ -1,5 +1,4 @@
 // Export and Import: files in chunks.
-#include <openssl/evp.h>
 
 #include <algorithm>
 #include <memory>
@@ -8,6 +7,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "models/sha256.h"
 #include "service/rpc/event_stream.h"
 #include "service/rpc/grpc_status.h"
 #include "service/rpc/session_streams.h"
@@ -18,23 +18,6 @@ namespace {
 constexpr size_t kChunk = size_t{1} << 20;
 // Chunks on their way to one client.
 constexpr size_t kAhead = 2;
-
-class Sha256 {
- public:
-  Sha256() { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }
-  void Add(absl::string_view bytes) {
-    EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size());
-  }
-  std::string Finish() {
-    std::string hash(32, '\0');
-    EVP_DigestFinal_ex(context_.get(), reinterpret_cast<unsigned char*>(hash.data()), nullptr);
-    return hash;
-  }
-
- private:
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_{EVP_MD_CTX_new(),
-                                                                   EVP_MD_CTX_free};
-};
 
 class ExportStream final
     : public EventStream<grpc::ServerWriteReactor<v1::FileChunk>, v1::FileChunk> {
@@ -81,7 +64,7 @@ class ExportStream final
   std::string file_ ABSL_GUARDED_BY(mu_);
   size_t at_ ABSL_GUARDED_BY(mu_) = 0;
   bool open_ ABSL_GUARDED_BY(mu_) = false;
-  Sha256 hash_ ABSL_GUARDED_BY(mu_);
+  Sha256Stream hash_ ABSL_GUARDED_BY(mu_);
 };
 
 class ImportStream final : public grpc::ServerReadReactor<v1::ImportChunk> {
@@ -159,7 +142,7 @@ class ImportStream final : public grpc::ServerReadReactor<v1::ImportChunk> {
   bool has_header_ = false;
   std::string file_;
   std::string sha256_;
-  Sha256 hash_;
+  Sha256Stream hash_;
 };
 
 }  // namespace

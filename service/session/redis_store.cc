@@ -8,8 +8,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "models/sha256.h"
 #include "service/session/redis_scripts.h"
-#include "service/session/sha256.h"
 
 namespace attnd {
 namespace {

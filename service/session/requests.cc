@@ -2,7 +2,6 @@
 
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
-#include <openssl/evp.h>
 #include <openssl/rand.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "models/sha256.h"
 
 namespace attnd {
 namespace {
@@ -40,10 +40,8 @@ uint64_t HashOf(const google::protobuf::Message& request) {
     coded.SetSerializationDeterministic(true);
     plain->SerializeToCodedStream(&coded);
   }
-  unsigned char digest[32];
-  EVP_Digest(bytes.data(), bytes.size(), digest, nullptr, EVP_sha256(), nullptr);
   uint64_t hash = 0;
-  std::memcpy(&hash, digest, sizeof(hash));
+  std::memcpy(&hash, Sha256(bytes).data(), sizeof(hash));
   return hash;
 }
 

@@ -141,18 +141,24 @@ void SessionManager::Append(v1::AppendRequest request, AppendDone done) {
   });
 }
 
+absl::AnyInvocable<void(const absl::Status&)> SessionManager::LeavingAnswer(SessionPtr session,
+                                                                            SessionDone done) {
+  return
+      [session = std::move(session), done = std::move(done)](const absl::Status& status) mutable {
+        v1::Session out = session->Describe();
+        session->Leave();
+        if (!status.ok()) return done(status);
+        done(std::move(out));
+      };
+}
+
 void SessionManager::Rewind(v1::RewindRequest request, SessionDone done) {
   const std::string id = request.session();
   Enter(id, [this, request = std::move(request),
              done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
     if (!found.ok()) return done(found.status());
     const SessionPtr session = *std::move(found);
-    auto answer = [session, done = std::move(done)](const absl::Status& status) mutable {
-      v1::Session out = session->Describe();
-      session->Leave();
-      if (!status.ok()) return done(status);
-      done(std::move(out));
-    };
+    auto answer = LeavingAnswer(session, std::move(done));
     Mutation mutation = MutationOf(request);
     const absl::StatusOr<const SessionLog::Request*> repeated = FindRepeated(*session, mutation);
     if (!repeated.ok()) return answer(repeated.status());

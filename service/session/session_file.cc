@@ -1,7 +1,5 @@
 #include "service/session/session_file.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -11,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/core/safetensors.h"
+#include "models/sha256.h"
 #include "nlohmann/json.hpp"
 #include "service/session/session_log.h"
 
@@ -30,20 +29,12 @@ absl::Status Bad(absl::string_view what) {
 
 // Over everything but itself.
 std::string Checksum(const Metadata& metadata, absl::Span<const absl::string_view> tensors) {
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest(EVP_MD_CTX_new(),
-                                                                       EVP_MD_CTX_free);
-  EVP_DigestInit_ex(digest.get(), EVP_sha256(), nullptr);
+  Sha256Stream digest;
   for (const auto& [key, value] : metadata) {
-    if (key == kChecksum) continue;
-    const std::string line = absl::StrCat(key, "=", value, "\n");
-    EVP_DigestUpdate(digest.get(), line.data(), line.size());
+    if (key != kChecksum) digest.Add(absl::StrCat(key, "=", value, "\n"));
   }
-  for (const absl::string_view bytes : tensors) {
-    EVP_DigestUpdate(digest.get(), bytes.data(), bytes.size());
-  }
-  std::string hash(32, '\0');
-  EVP_DigestFinal_ex(digest.get(), reinterpret_cast<unsigned char*>(hash.data()), nullptr);
-  return absl::BytesToHexString(hash);
+  for (const absl::string_view bytes : tensors) digest.Add(bytes);
+  return absl::BytesToHexString(digest.Finish());
 }
 
 std::string FixedName(size_t layer) { return absl::StrCat("state.", layer, ".fixed"); }

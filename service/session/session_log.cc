@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "service/session/sha256.h"
+#include "models/sha256.h"
 
 namespace attnd {
 namespace {

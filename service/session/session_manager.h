@@ -189,6 +189,9 @@ class SessionManager {
   // Writes without waiting.
   void RecordLater(const SessionPtr& session, const v1::SessionRecord& record);
 
+  // Ends a call's turn and answers with what the session is by then, or with the error.
+  static absl::AnyInvocable<void(const absl::Status&)> LeavingAnswer(SessionPtr session,
+                                                                     SessionDone done);
   // Tokens that a session's state has read before a step: all but the last.
   static uint64_t MostRead(const LiveSession& session);
   // Lets the state read the tokens up to `end`; CANCELLED if `listener` (or null) wishes otherwise.

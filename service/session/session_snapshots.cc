@@ -144,12 +144,7 @@ void SessionManager::Restore(v1::RestoreRequest request, SessionDone done) {
              done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
     if (!found.ok()) return done(found.status());
     const SessionPtr session = *std::move(found);
-    auto answer = [session, done = std::move(done)](const absl::Status& status) mutable {
-      v1::Session out = session->Describe();
-      session->Leave();
-      if (!status.ok()) return done(status);
-      done(std::move(out));
-    };
+    auto answer = LeavingAnswer(session, std::move(done));
     Mutation mutation = MutationOf(request);
     const absl::StatusOr<const SessionLog::Request*> repeated = FindRepeated(*session, mutation);
     if (!repeated.ok()) return answer(repeated.status());
