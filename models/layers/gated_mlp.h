@@ -16,6 +16,9 @@ class GatedMlp {
   // y = mlp(x), rows [rows, outer]; x and y may be the same.
   void Run(const float* x, int64_t rows, float* y) const;
 
+  const cpu::PackedMatrix& gate_up() const { return gate_up_; }
+  const cpu::PackedMatrix& down() const { return down_; }
+
  private:
   int64_t inner_;
   cpu::PackedMatrix gate_up_;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cores/rope.h"
 #include "kernels/primitives/cpu/parallel.h"
 #include "kernels/primitives/cpu/vector_math.h"
 
@@ -15,29 +14,6 @@ void RmsNormRow(const float* x, int64_t n, double eps, const Floats& weight, flo
   if (out != x) std::copy_n(x, n, out);
   cpu::ScaleRow(out, factor, n);
   if (!weight.empty()) cpu::MulRow(out, weight.data(), out, n);
-}
-
-void L2NormRow(float* x, int64_t n, double eps) {
-  const double sum = cpu::DotRow(x, x, n);
-  cpu::ScaleRow(x, static_cast<float>(1 / std::sqrt(sum + eps)), n);
-}
-
-void LogSigmoidRow(float* x, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) x[i] = -Softplus(-x[i]);
-}
-
-float Softplus(float x) { return std::max(x, 0.0f) + std::log1p(std::exp(-std::abs(x))); }
-
-void RotateHeads(absl::Span<const double> frequencies, int64_t position, int64_t heads,
-                 float* row) {
-  const auto half = static_cast<int64_t>(frequencies.size());
-  cpu::Scratch scratch;
-  float* cos = scratch.Take<float>(half);
-  float* sin = scratch.Take<float>(half);
-  cpu::RopeRow(frequencies, static_cast<double>(position), cos, sin);
-  for (int64_t h = 0; h < heads; ++h) {
-    cpu::RotateRow(RopePairs::kHalf, cos, sin, 2 * half, row + h * 2 * half);
-  }
 }
 
 void ForRows(const Step& step, double work,

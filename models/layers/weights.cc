@@ -46,4 +46,10 @@ cpu::PackedMatrix WeightReader::Matrix(absl::string_view name, int64_t outputs, 
   return Stack({{std::string(name), outputs}}, inputs);
 }
 
+std::shared_ptr<const cpu::PackedMatrix> WeightReader::SharedMatrix(absl::string_view name,
+                                                                    int64_t outputs,
+                                                                    int64_t inputs) {
+  return std::make_shared<const cpu::PackedMatrix>(Matrix(name, outputs, inputs));
+}
+
 }  // namespace attnd::models

@@ -3,6 +3,7 @@
 #define ATTND_MODELS_LAYERS_WEIGHTS_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,6 +32,8 @@ class WeightReader {
   cpu::PackedMatrix Stack(const std::vector<std::pair<std::string, int64_t>>& parts,
                           int64_t inputs);
   cpu::PackedMatrix Matrix(absl::string_view name, int64_t outputs, int64_t inputs);
+  std::shared_ptr<const cpu::PackedMatrix> SharedMatrix(absl::string_view name, int64_t outputs,
+                                                        int64_t inputs);
 
   void Fail(absl::Status status);
   const absl::Status& status() const { return status_; }

@@ -4,10 +4,8 @@
 
 namespace attnd::models {
 
-RecurrentSizes ReadFlaSizes(ConfigReader& config, const ModelConfig& model,
-                            const FlaDefaults& defaults) {
-  RecurrentSizes sizes;
-  sizes.hidden = model.hidden_size;
+void ReadFlaSizes(ConfigReader& config, const ModelConfig& model, const FlaDefaults& defaults,
+                  decode::RecurrentProgram& sizes) {
   sizes.heads = sizes.query_heads = config.Positive("num_heads", defaults.heads);
   sizes.key_heads = sizes.value_heads = config.Positive("num_kv_heads", sizes.heads);
   const auto width = [&](const char* key, double otherwise) {
@@ -25,7 +23,6 @@ RecurrentSizes ReadFlaSizes(ConfigReader& config, const ModelConfig& model,
     config.Fail("num_kv_heads", absl::StrCat("a divisor of num_heads ", sizes.heads));
     sizes.key_heads = sizes.value_heads = 1;
   }
-  return sizes;
 }
 
 }  // namespace attnd::models

@@ -2,8 +2,8 @@
 #ifndef ATTND_MODELS_MIXERS_FLA_SIZES_H_
 #define ATTND_MODELS_MIXERS_FLA_SIZES_H_
 
+#include "kernels/decode/step_program.h"
 #include "models/config_reader.h"
-#include "models/mixers/recurrent_mixer.h"
 #include "models/model_config.h"
 
 namespace attnd::models {
@@ -15,9 +15,10 @@ struct FlaDefaults {
 };
 
 // From expand_k, expand_v, num_heads, num_kv_heads: K = hidden expand_k / heads, V likewise; keys
-// and values of grouped heads are shared by consecutive queries. Errors are the reader's.
-RecurrentSizes ReadFlaSizes(ConfigReader& config, const ModelConfig& model,
-                            const FlaDefaults& defaults);
+// and values of grouped heads are shared by consecutive queries. Sets head counts and sizes; errors
+// are the reader's.
+void ReadFlaSizes(ConfigReader& config, const ModelConfig& model, const FlaDefaults& defaults,
+                  decode::RecurrentProgram& sizes);
 
 }  // namespace attnd::models
 

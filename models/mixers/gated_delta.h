@@ -8,28 +8,20 @@
 
 namespace attnd::models {
 
-class GatedDeltaMixer : public RecurrentMixer {
- protected:
-  using RecurrentMixer::RecurrentMixer;
-
-  // head_dim, num_heads, num_v_heads, expand_v, use_short_conv, conv_size, allow_neg_eigval; adds
-  // q, k, v and b_proj.
-  void ReadShared(ConfigReader& config, int64_t head_dim, int64_t heads, double expand_v);
-
-  void Features(int64_t position, const float* x, float* row) const final;
-  // A gate for each of `count` raw values x of one head.
-  void GateHead(int64_t head, const float* x, int64_t count, float* g) const;
-  void FillBeta(const float* row, float* beta) const;
-
-  Floats decay_rate_;       // exp(A_log) [heads]
-  Floats dt_bias_;          // [heads * count]
-  double lower_bound_ = 0;  // Below 0: the gate is lower_bound sigmoid(exp(A_log) (x + dt_bias)).
-
- private:
-  Part beta_;
-  bool silu_ = false;
-  float strength_ = 1;
+struct GatedDeltaDefaults {
+  int64_t head_dim;
+  int64_t heads;
+  double expand_v;
 };
+
+// head_dim, num_heads, num_v_heads, expand_v, use_short_conv, conv_size, allow_neg_eigval: adds q,
+// k, v, b_proj and what is done with them. Errors are the readers'.
+void AddGatedDelta(ConfigReader& config, const GatedDeltaDefaults& defaults,
+                   RecurrentBuilder& builder);
+
+// The gates at program.g, from raw values there: `count` for each head. `lower_bound` below 0:
+// lower_bound sigmoid(exp(A_log) (x + dt_bias)).
+void AddGates(int64_t count, double lower_bound, RecurrentBuilder& builder);
 
 }  // namespace attnd::models
 

@@ -1,111 +1,82 @@
 // model_type linear_attn: linear attention with a feature map, no decay.
-#include <cmath>
-
-#include "kernels/cores/feature_maps.h"
-#include "kernels/primitives/cpu/parallel.h"
-#include "kernels/primitives/cpu/vector_math.h"
-#include "models/config_reader.h"
 #include "models/mixers/fla_sizes.h"
 #include "models/mixers/recurrent_mixer.h"
 
 namespace attnd::models {
 namespace {
 
-class LinearAttention final : public RecurrentMixer {
- public:
-  static MixerOr Make(const MixerSource& source) {
-    std::unique_ptr<LinearAttention> mixer(new LinearAttention(source));
-    ConfigReader config(source.config.json, "config.json");
-    mixer->sizes_ = ReadFlaSizes(config, source.config, {1.0, 1.0, 4});
-    const std::string map = config.Text("feature_map", "elementwise_product");
-    if (map == "elu") {
-      mixer->map_ = FeatureMap::kElu1;
-    } else if (map == "relu") {
-      mixer->map_ = FeatureMap::kRelu;
-    } else if (map == "elementwise_product") {
-      mixer->product_ = true;
-    } else if (map != "identity") {
-      config.Fail("feature_map", "elementwise_product, elu, relu or identity");
-    }
-    const bool tied = config.Flag("tie_feature_map_qk", false);
-    mixer->norm_q_ = config.Flag("norm_q", false);
-    mixer->norm_k_ = config.Flag("norm_k", false);
-    mixer->shape_.normalise = config.Flag("norm_feature_map", false);
-    mixer->dots_eps_ = 1e-10;
-    const bool affine = config.Flag("elementwise_affine", true);
-    if (!config.status().ok()) return config.status();
-    const RecurrentSizes& sizes = mixer->sizes_;
-    mixer->scale_ = 1 / std::sqrt(static_cast<double>(sizes.key_size));
-    mixer->AddStreams("q_proj", "k_proj", "v_proj");
-    if (mixer->product_) {
-      mixer->query_map_ = ProductMap(mixer->weights_, "feature_map_q", sizes.key_size);
-      // A tied map is one module that the checkpoint may list under both names.
-      mixer->key_map_ = tied && !mixer->weights_.has("feature_map_k.layer1.weight")
-                            ? mixer->query_map_
-                            : ProductMap(mixer->weights_, "feature_map_k", sizes.key_size);
-    }
-    Output output;
-    if (affine) output.norm = mixer->weights_.Vector("norm.weight", {sizes.value_size});
-    if (absl::Status s = mixer->Finish(std::move(output)); !s.ok()) return s;
-    return mixer;
-  }
-
- private:
-  // phi(x) = (W_1 x + b_1) * (W_2 x + b_2), per head.
-  struct ProductMap {
-    ProductMap() = default;
-    ProductMap(WeightReader& weights, const std::string& name, int64_t size)
-        : size_(size),
-          both_(weights.Stack({{name + ".layer1", size}, {name + ".layer2", size}}, size)),
-          bias_(weights.Vector(name + ".layer1.bias", {size})) {
-      const Floats second = weights.Vector(name + ".layer2.bias", {size});
-      bias_.insert(bias_.end(), second.begin(), second.end());
-    }
-
-    void Apply(float* heads, int64_t count) const {
-      cpu::Scratch scratch;
-      float* both = scratch.Take<float>(count * 2 * size_);
-      both_.Multiply(heads, count, both);
-      for (int64_t h = 0; h < count; ++h) {
-        float* head = both + h * 2 * size_;
-        cpu::AddRow(head, bias_.data(), head, 2 * size_);
-        cpu::MulRow(head, head + size_, heads + h * size_, size_);
-      }
-    }
-
-    int64_t size_ = 0;
-    cpu::PackedMatrix both_;
-    Floats bias_;
-  };
-
-  using RecurrentMixer::RecurrentMixer;
-
-  void Map(const ProductMap& product, bool norm, float* heads, int64_t count) const {
-    const int64_t size = sizes_.key_size;
-    if (product_) {
-      product.Apply(heads, count);
-    } else {
-      cpu::ApplyRows(map_, heads, count, size, heads);
-    }
-    for (int64_t h = 0; norm && h < count; ++h) {
-      float* head = heads + h * size;
-      cpu::ScaleRow(head, 1 / (cpu::SumRow(head, size) + 1e-4f), size);
-    }
-  }
-
-  void Features(int64_t, const float*, float* row) const override {
-    Map(query_map_, norm_q_, row + q_.offset, sizes_.query_heads);
-    Map(key_map_, norm_k_, row + k_.offset, sizes_.key_heads);
-  }
-
-  FeatureMap map_ = FeatureMap::kIdentity;
-  bool product_ = false;
-  bool norm_q_ = false, norm_k_ = false;
-  ProductMap query_map_, key_map_;
+// phi(x) = (W_1 x + b_1) * (W_2 x + b_2), per head.
+struct ProductMap {
+  std::shared_ptr<const cpu::PackedMatrix> both;
+  Floats bias;
 };
+
+ProductMap ReadProductMap(const std::string& name, int64_t size, WeightReader& weights) {
+  ProductMap map;
+  map.both = std::make_shared<const cpu::PackedMatrix>(
+      weights.Stack({{name + ".layer1", size}, {name + ".layer2", size}}, size));
+  map.bias = weights.Vector(name + ".layer1.bias", {size});
+  const Floats second = weights.Vector(name + ".layer2.bias", {size});
+  map.bias.insert(map.bias.end(), second.begin(), second.end());
+  return map;
+}
+
+void AddProductMap(const ProductMap& map, RowSpan at, int64_t heads, RecurrentBuilder& builder) {
+  const RowSpan both = builder.AddRoom(2 * at.size);
+  builder.AddOp(
+      {.kind = RowOpKind::kProject, .at = at, .to = both, .parts = heads, .matrix = map.both});
+  Floats bias;
+  for (int64_t h = 0; h < heads; ++h) bias.insert(bias.end(), map.bias.begin(), map.bias.end());
+  builder.AddOp({.kind = RowOpKind::kAdd, .at = both, .v = std::move(bias)});
+  builder.AddOp({.kind = RowOpKind::kHalvesProduct, .at = both, .to = at, .parts = heads});
+}
 
 }  // namespace
 
-MixerOr MakeLinearAttention(const MixerSource& source) { return LinearAttention::Make(source); }
+MixerOr MakeLinearAttention(const MixerSource& source) {
+  RecurrentBuilder builder(source);
+  decode::RecurrentProgram& program = builder.program;
+  ConfigReader config(source.config.json, "config.json");
+  ReadFlaSizes(config, source.config, {1.0, 1.0, 4}, program);
+  const std::string name = config.Text("feature_map", "elementwise_product");
+  const bool product = name == "elementwise_product";
+  FeatureMap map = FeatureMap::kIdentity;
+  if (name == "elu") {
+    map = FeatureMap::kElu1;
+  } else if (name == "relu") {
+    map = FeatureMap::kRelu;
+  } else if (name != "identity" && !product) {
+    config.Fail("feature_map", "elementwise_product, elu, relu or identity");
+  }
+  const bool tied = config.Flag("tie_feature_map_qk", false);
+  const bool norm_q = config.Flag("norm_q", false), norm_k = config.Flag("norm_k", false);
+  program.normalise = config.Flag("norm_feature_map", false);
+  program.dots_eps = 1e-10;
+  const bool affine = config.Flag("elementwise_affine", true);
+  if (!config.status().ok()) return config.status();
+  builder.AddStreams("q_proj", "k_proj", "v_proj");
+  if (affine) program.norm = builder.weights.Vector("norm.weight", {program.value_size});
+
+  const auto add = [&](RowSpan at, int64_t heads, const ProductMap& product_map, bool norm) {
+    if (product) {
+      AddProductMap(product_map, at, heads, builder);
+    } else if (map != FeatureMap::kIdentity) {
+      builder.AddOp({.kind = RowOpKind::kMap, .at = at, .map = map});
+    }
+    if (norm) builder.AddOp({.kind = RowOpKind::kSumNorm, .at = at, .parts = heads, .a = 1e-4});
+  };
+  ProductMap of_q, of_k;
+  if (product) {
+    const int64_t K = program.key_size;
+    of_q = ReadProductMap("feature_map_q", K, builder.weights);
+    // A tied map is one module that the checkpoint may list under both names.
+    const bool shared = tied && !builder.weights.has("feature_map_k.layer1.weight");
+    of_k = shared ? of_q : ReadProductMap("feature_map_k", K, builder.weights);
+  }
+  add(program.q, program.query_heads, of_q, norm_q);
+  add(program.k, program.key_heads, of_k, norm_k);
+  builder.AddScale();
+  return builder.Finish();
+}
 
 }  // namespace attnd::models

@@ -5,13 +5,18 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <variant>
 
 #include "absl/status/statusor.h"
+#include "kernels/decode/step_program.h"
 #include "models/checkpoint.h"
 #include "models/model_config.h"
 #include "models/step.h"
 
 namespace attnd::models {
+
+// What a step engine of another device runs in this mixer's place; views on the mixer.
+using MixerProgram = std::variant<const decode::RecurrentProgram*, const decode::AttentionProgram*>;
 
 // Immutable; one instance serves every sequence, from one thread at a time.
 class Mixer {
@@ -21,6 +26,7 @@ class Mixer {
   // y = mixer(x) for rows x, y [step.rows, hidden_size]; reads and advances layer `layer` of every
   // sequence's state, but not its position. A row's bits depend on its sequence alone.
   virtual void Run(const Step& step, int64_t layer, const float* x, float* y) const = 0;
+  virtual MixerProgram program() const = 0;
 };
 
 // What a mixer is built from: weights under `prefix`, which ends in a dot.

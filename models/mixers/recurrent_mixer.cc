@@ -1,6 +1,7 @@
 #include "models/mixers/recurrent_mixer.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/primitives/cpu/parallel.h"
 #include "kernels/primitives/cpu/vector_math.h"
@@ -8,104 +9,139 @@
 
 namespace attnd::models {
 
-RecurrentMixer::Part RecurrentMixer::AddPart(const std::string& name, int64_t size) {
-  const Part part{width_, size};
+using decode::RecurrentProgram;
+
+RecurrentBuilder::RecurrentBuilder(const MixerSource& source)
+    : weights(source.checkpoint, source.prefix), hidden_(source.config.hidden_size) {
+  program.norm_eps = source.config.norm_eps;
+}
+
+RowSpan RecurrentBuilder::AddPart(const std::string& name, int64_t size) {
+  const RowSpan part{width_, size};
   parts_.emplace_back(name, size);
   width_ += size;
   return part;
 }
 
-RecurrentMixer::Part RecurrentMixer::AddRoom(int64_t size) {
+RowSpan RecurrentBuilder::AddRoom(int64_t size) {
   room_ += size;
-  return Part{width_ + room_ - size, size};
+  return RowSpan{width_ + room_ - size, size};
 }
 
-absl::StatusOr<RecurrentMixer::Output> RecurrentMixer::AddGatedNorm(ConfigReader& config,
-                                                                    const std::string& with_gate,
-                                                                    const std::string& without) {
+void RecurrentBuilder::AddGatedNorm(ConfigReader& config, const std::string& with_gate,
+                                    const std::string& without) {
   const bool gated = config.Flag("use_output_gate", true);
   const bool affine = config.Flag("elementwise_affine", true);
   const bool fused = config.Flag("fuse_norm", true);
-  if (!config.status().ok()) return config.status();
-  Output output;
+  if (!config.status().ok()) return;
   if (affine) {
-    output.norm = weights_.Vector(gated && fused ? with_gate : without, {sizes_.value_size});
+    program.norm = weights.Vector(gated && fused ? with_gate : without, {program.value_size});
   }
   if (gated) {
-    gate_ = AddPart("g_proj", sizes_.heads * sizes_.value_size);
-    output.gate = Output::Gate::kSilu;
+    program.gate = AddPart("g_proj", program.heads * program.value_size);
+    program.gate_kind = RecurrentProgram::Gate::kSilu;
   }
-  return output;
 }
 
-void RecurrentMixer::AddStreams(const std::string& q, const std::string& k, const std::string& v) {
-  q_ = AddPart(q, sizes_.query_heads * sizes_.key_size);
-  k_ = AddPart(k, sizes_.key_heads * sizes_.key_size);
-  v_ = AddPart(v, sizes_.value_heads * sizes_.value_size);
+void RecurrentBuilder::AddStreams(const std::string& q, const std::string& k,
+                                  const std::string& v) {
+  program.q = AddPart(q, program.query_heads * program.key_size);
+  program.k = AddPart(k, program.key_heads * program.key_size);
+  program.v = AddPart(v, program.value_heads * program.value_size);
 }
 
-void RecurrentMixer::AddConvolutions(const std::string& q, const std::string& k,
-                                     const std::string& v, int64_t taps, bool bias, bool silu_qk,
-                                     bool silu_v) {
-  conv_q_ = ShortConvolution(weights_, q, q_.size, taps, bias, silu_qk);
-  conv_k_ = ShortConvolution(weights_, k, k_.size, taps, bias, silu_qk);
-  conv_v_ = ShortConvolution(weights_, v, v_.size, taps, bias, silu_v);
+void RecurrentBuilder::AddConvolutions(const std::string& q, const std::string& k,
+                                       const std::string& v, int64_t taps, bool bias, bool silu_qk,
+                                       bool silu_v) {
+  AddConvolution(q, program.q, taps, bias, silu_qk);
+  AddConvolution(k, program.k, taps, bias, silu_qk);
+  AddConvolution(v, program.v, taps, bias, silu_v);
 }
 
-absl::Status RecurrentMixer::Finish(Output output) {
-  output_ = std::move(output);
-  shape_.key_size = sizes_.key_size;
-  shape_.value_size = sizes_.value_size;
-  in_ = weights_.Stack(parts_, sizes_.hidden);
-  out_ = weights_.Matrix("o_proj", sizes_.hidden, sizes_.heads * sizes_.value_size);
-  return weights_.status();
+void RecurrentBuilder::AddConvolution(const std::string& name, RowSpan at, int64_t taps, bool bias,
+                                      bool silu) {
+  decode::RowConvolution convolution{at, taps, silu};
+  const Floats by_channel = weights.Vector(name + ".weight", {at.size, 1, taps});
+  if (bias) convolution.bias = weights.Vector(name + ".bias", {at.size});
+  convolution.weight.resize(by_channel.size());
+  for (size_t i = 0; i < by_channel.size(); ++i) {
+    const auto channel = static_cast<int64_t>(i) / taps, tap = static_cast<int64_t>(i) % taps;
+    convolution.weight[static_cast<size_t>(tap * at.size + channel)] = by_channel[i];
+  }
+  program.convolutions.push_back(std::move(convolution));
+}
+
+void RecurrentBuilder::AddScale() {
+  AddOp({.kind = RowOpKind::kScale,
+         .at = program.q,
+         .a = 1 / std::sqrt(static_cast<double>(program.key_size))});
+}
+
+void RecurrentBuilder::AddStrength(double strength) {
+  AddOp({.kind = RowOpKind::kMap, .at = program.beta, .map = FeatureMap::kSigmoid});
+  if (strength != 1) AddOp({.kind = RowOpKind::kScale, .at = program.beta, .a = strength});
+}
+
+MixerOr RecurrentBuilder::Finish() {
+  const int64_t gates = program.decay == Decay::kVector ? program.key_size : 1;
+  program.row_size = width_ + room_;
+  program.in = weights.Stack(parts_, hidden_);
+  program.out = weights.Matrix("o_proj", hidden_, program.heads * program.value_size);
+  if (!weights.status().ok()) return weights.status();
+  if (program.decay != Decay::kNone && program.g.size != program.heads * gates) {
+    return absl::InternalError("a mixer with decay has no gates");
+  }
+  return std::make_unique<const RecurrentMixer>(std::move(program));
+}
+
+RecurrentMixer::RecurrentMixer(decode::RecurrentProgram program) : program_(std::move(program)) {
+  shape_.key_size = program_.key_size;
+  shape_.value_size = program_.value_size;
+  shape_.decay = program_.decay;
+  shape_.delta = program_.delta;
+  shape_.normalise = program_.normalise;
+  for (const decode::RowConvolution& one : program_.convolutions) convolutions_.emplace_back(one);
 }
 
 LayerLayout RecurrentMixer::layout() const {
   LayerLayout layout;
-  layout.fixed = sizes_.heads * cpu::ReplayLayout(shape_).size;
-  for (const ShortConvolution* conv : {&conv_q_, &conv_k_, &conv_v_}) {
-    layout.fixed += conv->state_size();
+  layout.fixed = program_.heads * cpu::ReplayLayout(shape_).size;
+  for (const ShortConvolution& convolution : convolutions_) {
+    layout.fixed += convolution.state_size();
   }
   return layout;
 }
 
 void RecurrentMixer::Run(const Step& step, int64_t layer, const float* x, float* y) const {
+  const int64_t heads = program_.heads, stride = program_.row_size;
+  const int64_t width = heads * program_.value_size;
   cpu::Scratch scratch;
-  float* rows = scratch.Take<float>(step.rows * stride());
-  float* g = scratch.Take<float>(step.rows * sizes_.heads * gate_width());
-  float* beta = scratch.Take<float>(step.rows * sizes_.heads);
+  float* rows = scratch.Take<float>(step.rows * stride);
   // Outputs of a row, then its heads' normalisers.
-  const int64_t width = sizes_.heads * sizes_.value_size;
   float* outputs = scratch.Take<float>(step.rows * width);
-  float* dots = scratch.Take<float>(step.rows * sizes_.heads);
+  float* dots = scratch.Take<float>(step.rows * heads);
 
-  in_.Multiply(x, step.rows, rows, stride());
-  int64_t offset = sizes_.heads * cpu::ReplayLayout(shape_).size;
-  const std::pair<const ShortConvolution*, const Part*> convs[] = {
-      {&conv_q_, &q_}, {&conv_k_, &k_}, {&conv_v_, &v_}};
-  for (const auto& [conv, part] : convs) {
-    if (!conv->defined()) continue;
-    conv->Run(step, layer, offset, rows + part->offset, stride());
-    offset += conv->state_size();
+  program_.in.Multiply(x, step.rows, rows, stride);
+  int64_t offset = heads * cpu::ReplayLayout(shape_).size;
+  for (const ShortConvolution& convolution : convolutions_) {
+    convolution.Run(step, layer, offset, rows, stride);
+    offset += convolution.state_size();
   }
-  ForRows(step, 30.0 * static_cast<double>(step.rows * stride()), [&](int64_t r, int64_t position) {
-    float* row = rows + r * stride();
-    Features(position, x + r * sizes_.hidden, row);
-    cpu::ScaleRow(row + q_.offset, static_cast<float>(scale_), q_.size);
-    FillGates(x + r * sizes_.hidden, row,
-              {g + r * sizes_.heads * gate_width(), beta + r * sizes_.heads});
+  ForRows(step, 30.0 * static_cast<double>(step.rows * stride), [&](int64_t r, int64_t position) {
+    decode::RunRowOps(program_.ops, position, rows + r * stride);
   });
-  Recur(step, layer, rows, g, beta, outputs, dots);
+  Recur(step, layer, rows, outputs, dots);
   ForRows(step, 10.0 * static_cast<double>(step.rows * width), [&](int64_t r, int64_t) {
-    Normalise(rows + r * stride(), dots + r * sizes_.heads, outputs + r * width);
+    Normalise(rows + r * stride, dots + r * heads, outputs + r * width);
   });
-  out_.Multiply(outputs, step.rows, y);
+  program_.out.Multiply(outputs, step.rows, y);
 }
 
-void RecurrentMixer::Recur(const Step& step, int64_t layer, const float* rows, const float* g,
-                           const float* beta, float* outputs, float* dots) const {
-  const int64_t heads = sizes_.heads, K = sizes_.key_size, V = sizes_.value_size;
+void RecurrentMixer::Recur(const Step& step, int64_t layer, const float* rows, float* outputs,
+                           float* dots) const {
+  const int64_t heads = program_.heads, K = program_.key_size, V = program_.value_size;
+  const int64_t stride = program_.row_size;
+  const int64_t gates = program_.decay == Decay::kVector ? K : 1;
   const int64_t size = cpu::ReplayLayout(shape_).size;
   const double work = 8.0 * static_cast<double>(step.rows * heads * K * V);
   const auto tasks = static_cast<int64_t>(step.segments.size()) * heads;
@@ -113,40 +149,40 @@ void RecurrentMixer::Recur(const Step& step, int64_t layer, const float* rows, c
     const Segment& segment = step.segments[static_cast<size_t>(task / heads)];
     const int64_t head = task % heads;
     const auto own = [&](int64_t count) { return head / (heads / count); };
-    const float* first = rows + segment.row * stride();
+    const float* first = rows + segment.row * stride;
     cpu::ReplayRows r;
     r.count = segment.count;
-    r.q = first + q_.offset + own(sizes_.query_heads) * K;
-    r.k = first + k_.offset + own(sizes_.key_heads) * K;
-    r.v = first + v_.offset + own(sizes_.value_heads) * V;
-    r.q_stride = r.k_stride = r.v_stride = stride();
-    if (shape_.decay != Decay::kNone) r.g = g + (segment.row * heads + head) * gate_width();
-    r.g_stride = heads * gate_width();
-    if (shape_.delta) r.beta = beta + segment.row * heads + head;
-    r.beta_stride = r.dots_stride = heads;
+    r.q = first + program_.q.offset + own(program_.query_heads) * K;
+    r.k = first + program_.k.offset + own(program_.key_heads) * K;
+    r.v = first + program_.v.offset + own(program_.value_heads) * V;
+    r.q_stride = r.k_stride = r.v_stride = r.g_stride = r.beta_stride = stride;
+    if (shape_.decay != Decay::kNone) r.g = first + program_.g.offset + head * gates;
+    if (shape_.delta) r.beta = first + program_.beta.offset + head;
     r.y = outputs + (segment.row * heads + head) * V;
     r.y_stride = heads * V;
     r.dots = dots + segment.row * heads + head;
+    r.dots_stride = heads;
     float* state = segment.state->layer(layer).fixed.data<float>() + head * size;
     cpu::Replay(shape_, segment.state->position(), r, state);
   });
 }
 
 void RecurrentMixer::Normalise(const float* row, const float* dots, float* y) const {
-  const int64_t V = sizes_.value_size, width = sizes_.heads * V;
-  if (shape_.normalise) {
-    for (int64_t h = 0; h < sizes_.heads; ++h) {
-      cpu::ScaleRow(y + h * V, 1.0f / (dots[h] + static_cast<float>(dots_eps_)), V);
+  const int64_t heads = program_.heads, V = program_.value_size, width = heads * V;
+  if (program_.normalise) {
+    for (int64_t h = 0; h < heads; ++h) {
+      cpu::ScaleRow(y + h * V, 1.0f / (dots[h] + static_cast<float>(program_.dots_eps)), V);
     }
   }
-  const int64_t size = output_.whole ? width : V;
-  const double eps = output_.eps > 0 ? output_.eps : eps_;
-  for (float* at = y; at < y + width; at += size) RmsNormRow(at, size, eps, output_.norm, at);
-  if (output_.gate == Output::Gate::kNone) return;
+  const int64_t size = program_.norm_whole ? width : V;
+  for (float* at = y; at < y + width; at += size) {
+    RmsNormRow(at, size, program_.norm_eps, program_.norm, at);
+  }
+  if (program_.gate_kind == RecurrentProgram::Gate::kNone) return;
   cpu::Scratch scratch;
   float* gate = scratch.Take<float>(width);
-  std::copy_n(row + gate_.offset, width, gate);
-  if (output_.gate == Output::Gate::kSilu) {
+  std::copy_n(row + program_.gate.offset, width, gate);
+  if (program_.gate_kind == RecurrentProgram::Gate::kSilu) {
     cpu::SiluRow(gate, width);
   } else {
     cpu::SigmoidRow(gate, width);

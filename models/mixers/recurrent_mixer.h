@@ -3,16 +3,19 @@
 //   [q, k, v, more] = W x;  short convolutions of q, k, v;  features, gates;  the recurrence;
 //   RMSNorm of the outputs, by head or over all of them, times act(gate);  o = W_o y
 //
-// A mixer is a constructor that says which of these there are, and overrides of what only it does.
+// A mixer is a function that says which of these there are: the parts of a row, and the operations
+// (kernels/decode/row_ops.h) that make features and gates of them.
 #ifndef ATTND_MODELS_MIXERS_RECURRENT_MIXER_H_
 #define ATTND_MODELS_MIXERS_RECURRENT_MIXER_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "kernels/cores/replay_recurrence.h"
+#include "kernels/decode/step_program.h"
 #include "models/config_reader.h"
 #include "models/layers/short_convolution.h"
 #include "models/layers/weights.h"
@@ -20,87 +23,61 @@
 
 namespace attnd::models {
 
-// Head counts of q, k and v divide `heads`, the number of states.
-struct RecurrentSizes {
-  int64_t hidden = 0;
-  int64_t heads = 1;
-  int64_t query_heads = 1, key_heads = 1, value_heads = 1;
-  int64_t key_size = 0, value_size = 0;  // K, V
-};
+using decode::RowOp;
+using decode::RowOpKind;
+using decode::RowSpan;
 
-class RecurrentMixer : public Mixer {
+class RecurrentMixer final : public Mixer {
  public:
-  LayerLayout layout() const final;
-  void Run(const Step& step, int64_t layer, const float* x, float* y) const final;
+  explicit RecurrentMixer(decode::RecurrentProgram program);
 
- protected:
-  // Where the parts of one projected row lie.
-  struct Part {
-    int64_t offset = 0;
-    int64_t size = 0;
-  };
-
-  struct Output {
-    Floats norm;         // [V], or [heads * V] if `whole`; empty: ones.
-    double eps = 0;      // 0: the config's norm_eps.
-    bool whole = false;  // One norm over all heads.
-    enum class Gate : uint8_t { kNone, kSilu, kSigmoid } gate = Gate::kNone;  // By part `gate`.
-  };
-
-  // Per row: the log decay [heads, 1 or K] and the write strength [heads].
-  struct Gates {
-    float* g;
-    float* beta;
-  };
-
-  explicit RecurrentMixer(const MixerSource& source)
-      : weights_(source.checkpoint, source.prefix), eps_(source.config.norm_eps) {
-    sizes_.hidden = source.config.hidden_size;
-  }
-
-  // Adds a part of the stacked projection: <name>.weight [size, hidden].
-  Part AddPart(const std::string& name, int64_t size);
-  // Room in the row for what a mixer computes itself; after the last part.
-  Part AddRoom(int64_t size);
-  // The norm under one of two names, with use_output_gate (true) its gate g_proj.
-  absl::StatusOr<Output> AddGatedNorm(ConfigReader& config, const std::string& with_gate,
-                                      const std::string& without);
-  // Adds q, k, v by these names, and their convolutions.
-  void AddStreams(const std::string& q, const std::string& k, const std::string& v);
-  void AddConvolutions(const std::string& q, const std::string& k, const std::string& v,
-                       int64_t taps, bool bias, bool silu_qk, bool silu_v);
-  // Reads what was added, and the output's weights. The mixer is complete unless this is an error.
-  absl::Status Finish(Output output);
-
-  // Changes q [query_heads,K], k and v of one projected row after the convolutions. `x` is the
-  // layer's input row.
-  virtual void Features(int64_t position, const float* x, float* row) const {}
-  // Fills the gates that the shape has, from the projected row.
-  virtual void FillGates(const float* x, float* row, const Gates& gates) const {}
-
-  RecurrentSizes sizes_;
-  cpu::ReplayShape shape_;  // Sizes, decay, delta, normaliser.
-  double scale_ = 1;        // Of q.
-  double dots_eps_ = 0;     // With a normaliser: y / (q·z + eps).
-  Part q_, k_, v_, gate_;
-  WeightReader weights_;
-  const double eps_;
+  LayerLayout layout() const override;
+  void Run(const Step& step, int64_t layer, const float* x, float* y) const override;
+  MixerProgram program() const override { return &program_; }
 
  private:
-  void Recur(const Step& step, int64_t layer, const float* rows, const float* g, const float* beta,
-             float* outputs, float* dots) const;
+  void Recur(const Step& step, int64_t layer, const float* rows, float* outputs, float* dots) const;
   void Normalise(const float* row, const float* dots, float* y) const;
-  int64_t gate_width() const { return shape_.decay == Decay::kVector ? shape_.key_size : 1; }
 
+  const decode::RecurrentProgram program_;
+  cpu::ReplayShape shape_;
+  std::vector<ShortConvolution> convolutions_;
+};
+
+// Reads a mixer's weights and writes its program.
+class RecurrentBuilder {
+ public:
+  explicit RecurrentBuilder(const MixerSource& source);
+
+  // Adds a part of the stacked projection: <name>.weight [size, hidden].
+  RowSpan AddPart(const std::string& name, int64_t size);
+  // Room in the row for what operations compute; after the last part.
+  RowSpan AddRoom(int64_t size);
+  // The output's norm under one of two names, with use_output_gate (true) its gate g_proj.
+  void AddGatedNorm(ConfigReader& config, const std::string& with_gate, const std::string& without);
+  // Adds q, k, v by these names.
+  void AddStreams(const std::string& q, const std::string& k, const std::string& v);
+  // Their convolutions, by the same.
+  void AddConvolutions(const std::string& q, const std::string& k, const std::string& v,
+                       int64_t taps, bool bias, bool silu_qk, bool silu_v);
+  void AddConvolution(const std::string& name, RowSpan at, int64_t taps, bool bias, bool silu);
+  // Operations run in the order in which they are added, after the convolutions.
+  void AddOp(RowOp op) { program.ops.push_back(std::move(op)); }
+  // q times 1 / sqrt(K): after all else that is done with q.
+  void AddScale();
+  // beta = strength sigmoid(beta).
+  void AddStrength(double strength);
+  // The stacked projection and W_o. The first weight that was wrong is the error.
+  MixerOr Finish();
+
+  decode::RecurrentProgram program;
+  WeightReader weights;
+
+ private:
+  const int64_t hidden_;
   std::vector<std::pair<std::string, int64_t>> parts_;
-  int64_t stride() const { return width_ + room_; }
-
-  int64_t width_ = 0;  // Of a projected row.
-  int64_t room_ = 0;   // Behind it.
-  cpu::PackedMatrix in_;
-  cpu::PackedMatrix out_;
-  Output output_;
-  ShortConvolution conv_q_, conv_k_, conv_v_;
+  int64_t width_ = 0;  // Of the parts.
+  int64_t room_ = 0;   // Behind them.
 };
 
 }  // namespace attnd::models

@@ -1,6 +1,7 @@
 // Full or sliding-window softmax attention with rotary positions and grouped heads.
 #include <cmath>
 #include <memory>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -20,29 +21,16 @@ constexpr double kHeadNormEps = 1e-5;
 
 class SoftmaxAttention final : public Mixer {
  public:
-  SoftmaxAttention(const MixerSource& source, const AttentionSpec& spec, WeightReader& weights)
-      : hidden_(source.config.hidden_size),
-        heads_(spec.heads),
-        kv_heads_(spec.kv_heads),
-        size_(hidden_ / spec.heads),
-        window_(spec.window),
-        sizes_{size_, size_},
-        frequencies_(RopeFrequencies(RopePairs::kHalf, size_, spec.rope_theta)) {
-    const int64_t kv = kv_heads_ * size_;
-    in_ = weights.Stack({{"q_proj", hidden_}, {"k_proj", kv}, {"v_proj", kv}}, hidden_);
-    if (spec.qkv_bias) {
-      for (const auto& [name, width] :
-           {std::pair{"q_proj.bias", hidden_}, {"k_proj.bias", kv}, {"v_proj.bias", kv}}) {
-        const Floats part = weights.Vector(name, {width});
-        bias_.insert(bias_.end(), part.begin(), part.end());
-      }
-    }
-    if (spec.qk_norm) {
-      query_norm_ = weights.Vector("q_norm.weight", {size_});
-      key_norm_ = weights.Vector("k_norm.weight", {size_});
-    }
-    out_ = weights.Matrix("o_proj", hidden_, hidden_);
-  }
+  explicit SoftmaxAttention(decode::AttentionProgram program)
+      : program_(std::move(program)),
+        heads_(program_.heads),
+        kv_heads_(program_.kv_heads),
+        size_(program_.head_size),
+        hidden_(heads_ * size_),
+        window_(program_.window),
+        sizes_{size_, size_} {}
+
+  MixerProgram program() const override { return &program_; }
 
   LayerLayout layout() const override {
     return {.page = kv_heads_ * sizes_.page_size(), .window = window_};
@@ -53,9 +41,10 @@ class SoftmaxAttention final : public Mixer {
     cpu::Scratch scratch;
     float* rows = scratch.Take<float>(step.rows * width);
     float* outputs = scratch.Take<float>(step.rows * hidden_);
-    in_.Multiply(x, step.rows, rows);
-    ForRows(step, 20.0 * static_cast<double>(step.rows * width),
-            [&](int64_t r, int64_t position) { Prepare(position, rows + r * width); });
+    program_.in.Multiply(x, step.rows, rows);
+    ForRows(step, 20.0 * static_cast<double>(step.rows * width), [&](int64_t r, int64_t position) {
+      decode::RunRowOps(program_.ops, position, rows + r * width);
+    });
     // A head's keys are all written before its queries are asked: a page is one task's alone.
     const auto segments = static_cast<int64_t>(step.segments.size());
     cpu::ParallelFor(segments * kv_heads_, 4.0 * static_cast<double>(step.rows * width),
@@ -82,24 +71,10 @@ class SoftmaxAttention final : public Mixer {
                        Read(*segment, layer, task % heads_, first,
                             std::min(segment->count, first + kRows), rows, width, outputs);
                      });
-    out_.Multiply(outputs, step.rows, y);
+    program_.out.Multiply(outputs, step.rows, y);
   }
 
  private:
-  // Bias, norms, positions and scale of one projected row [q | k | v].
-  void Prepare(int64_t position, float* row) const {
-    const int64_t all = heads_ + kv_heads_;
-    if (!bias_.empty()) {
-      cpu::AddRow(row, bias_.data(), row, static_cast<int64_t>(bias_.size()));
-    }
-    for (int64_t h = 0; !query_norm_.empty() && h < all; ++h) {
-      const Floats& norm = h < heads_ ? query_norm_ : key_norm_;
-      RmsNormRow(row + h * size_, size_, kHeadNormEps, norm, row + h * size_);
-    }
-    RotateHeads(frequencies_, position, all, row);
-    cpu::ScaleRow(row, 1 / std::sqrt(static_cast<float>(size_)), heads_ * size_);
-  }
-
   void Write(const Segment& segment, int64_t layer, int64_t head, const float* rows,
              int64_t width) const {
     const std::vector<Tensor>& pages = segment.state->layer(layer).pages;
@@ -129,20 +104,54 @@ class SoftmaxAttention final : public Mixer {
     }
   }
 
-  const int64_t hidden_, heads_, kv_heads_, size_, window_;
+  const decode::AttentionProgram program_;
+  const int64_t heads_, kv_heads_, size_, hidden_, window_;
   const cpu::ReplayHeads sizes_;
-  const std::vector<double> frequencies_;
-  cpu::PackedMatrix in_, out_;
-  Floats bias_, query_norm_, key_norm_;
 };
 
 }  // namespace
 
 MixerOr MakeSoftmaxAttention(const MixerSource& source, const AttentionSpec& spec) {
+  using decode::RowOpKind;
   WeightReader weights(source.checkpoint, source.prefix);
-  auto mixer = std::make_unique<SoftmaxAttention>(source, spec, weights);
+  decode::AttentionProgram program;
+  const int64_t hidden = source.config.hidden_size;
+  program.heads = spec.heads;
+  program.kv_heads = spec.kv_heads;
+  program.head_size = hidden / spec.heads;
+  program.window = spec.window;
+  const int64_t size = program.head_size, kv = spec.kv_heads * size;
+  const decode::RowSpan q{0, hidden}, k{hidden, kv}, qk{0, hidden + kv};
+  program.in = weights.Stack({{"q_proj", hidden}, {"k_proj", kv}, {"v_proj", kv}}, hidden);
+  if (spec.qkv_bias) {
+    Floats bias;
+    for (const auto& [name, width] :
+         {std::pair{"q_proj.bias", hidden}, {"k_proj.bias", kv}, {"v_proj.bias", kv}}) {
+      const Floats part = weights.Vector(name, {width});
+      bias.insert(bias.end(), part.begin(), part.end());
+    }
+    program.ops.push_back(
+        {.kind = RowOpKind::kAdd, .at = {0, hidden + 2 * kv}, .v = std::move(bias)});
+  }
+  if (spec.qk_norm) {
+    for (const auto& [name, at, heads] :
+         {std::tuple{"q_norm.weight", q, spec.heads}, {"k_norm.weight", k, spec.kv_heads}}) {
+      program.ops.push_back({.kind = RowOpKind::kRmsNorm,
+                             .at = at,
+                             .parts = heads,
+                             .a = kHeadNormEps,
+                             .v = weights.Vector(name, {size})});
+    }
+  }
+  program.ops.push_back({.kind = RowOpKind::kRotate,
+                         .at = qk,
+                         .parts = spec.heads + spec.kv_heads,
+                         .frequencies = RopeFrequencies(RopePairs::kHalf, size, spec.rope_theta)});
+  program.ops.push_back(
+      {.kind = RowOpKind::kScale, .at = q, .a = 1 / std::sqrt(static_cast<double>(size))});
+  program.out = weights.Matrix("o_proj", hidden, hidden);
   if (!weights.status().ok()) return weights.status();
-  return mixer;
+  return std::make_unique<const SoftmaxAttention>(std::move(program));
 }
 
 }  // namespace attnd::models
