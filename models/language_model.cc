@@ -12,7 +12,7 @@
 namespace attnd::models {
 
 absl::StatusOr<std::unique_ptr<const LanguageModel>> LanguageModel::Load(
-    const std::string& folder) {
+    const std::string& folder, std::shared_ptr<Backend> device) {
   absl::StatusOr<std::string> text = ReadTextFile(folder + "/config.json");
   if (!text.ok()) return text.status();
   absl::StatusOr<ModelConfig> config = ParseModelConfig(*text);
@@ -24,7 +24,35 @@ absl::StatusOr<std::unique_ptr<const LanguageModel>> LanguageModel::Load(
   model->hash_ = checkpoint->hash();
   if (absl::Status s = model->Read(*checkpoint); !s.ok()) return s;
   if (absl::Status s = checkpoint->CheckAllTaken(); !s.ok()) return s;
+  if (device != nullptr) {
+    if (absl::Status s = model->MoveTo(std::move(device)); !s.ok()) return s;
+  }
   return model;
+}
+
+absl::Status LanguageModel::MoveTo(std::shared_ptr<Backend> device) {
+  decode::StepProgram program;
+  program.hidden = config_.hidden_size;
+  program.vocab = config_.vocab_size;
+  program.inner = config_.intermediate_size;
+  program.norm_eps = config_.norm_eps;
+  program.embedding = embedding_;
+  program.norm = norm_;
+  program.head = &head_;
+  for (const Block& block : blocks_) {
+    program.blocks.push_back({block.mixer_norm, block.mlp_norm, block.mixer->program(),
+                              &block.mlp->gate_up(), &block.mlp->down()});
+  }
+  absl::StatusOr<std::unique_ptr<decode::StepEngine>> engine =
+      decode::CreateCudaStepEngine(*device, program);
+  if (!engine.ok()) return engine.status();
+  engine_ = *std::move(engine);
+  device_ = std::move(device);
+  layouts_.clear();
+  for (const decode::DeviceLayout& layout : engine_->layouts()) {
+    layouts_.push_back({layout.fixed, layout.page, layout.window});
+  }
+  return absl::OkStatus();
 }
 
 absl::Status LanguageModel::Read(Checkpoint& checkpoint) {
@@ -125,6 +153,35 @@ absl::Status LanguageModel::Run(absl::Span<const Feed> feeds) const {
     step.rows += count;
   }
   step.segments = segments;
+  if (engine_ == nullptr) {
+    RunOnCpu(step, feeds);
+  } else if (absl::Status s = RunOnDevice(step, feeds); !s.ok()) {
+    return s;
+  }
+  for (const Segment& segment : segments) segment.state->Advance(segment.count);
+  return absl::OkStatus();
+}
+
+absl::Status LanguageModel::RunOnDevice(const Step& step, absl::Span<const Feed> feeds) const {
+  const auto layers = layouts_.size();
+  std::vector<Tensor> fixed(feeds.size() * layers);
+  std::vector<absl::Span<const Tensor>> pages(feeds.size() * layers);
+  std::vector<decode::StepSequence> sequences;
+  for (size_t f = 0; f < feeds.size(); ++f) {
+    const SequenceState& state = *step.segments[f].state;
+    for (size_t l = 0; l < layers; ++l) {
+      fixed[f * layers + l] = state.layer(static_cast<int64_t>(l)).fixed;
+      pages[f * layers + l] = state.layer(static_cast<int64_t>(l)).pages;
+    }
+    sequences.push_back({state.position(), feeds[f].tokens,
+                         absl::MakeConstSpan(fixed).subspan(f * layers, layers),
+                         absl::MakeConstSpan(pages).subspan(f * layers, layers), feeds[f].logits,
+                         feeds[f].all_logits});
+  }
+  return engine_->Run(sequences);
+}
+
+void LanguageModel::RunOnCpu(const Step& step, absl::Span<const Feed> feeds) const {
   const int64_t hidden = config_.hidden_size;
   cpu::Scratch scratch;
   float* x = scratch.Take<float>(step.rows * hidden);
@@ -146,8 +203,6 @@ absl::Status LanguageModel::Run(absl::Span<const Feed> feeds) const {
     cpu::AddRow(x, out, x, step.rows * hidden);
   }
   Head(step, feeds, x);
-  for (const Segment& segment : segments) segment.state->Advance(segment.count);
-  return absl::OkStatus();
 }
 
 }  // namespace attnd::models

@@ -14,6 +14,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/decode/step_engine.h"
+#include "kernels/primitives/primitives.h"
 #include "models/checkpoint.h"
 #include "models/layers/gated_mlp.h"
 #include "models/mixers/mixer.h"
@@ -37,16 +39,28 @@ struct Feed {
 // computes, bit for bit.
 class LanguageModel {
  public:
-  // INVALID_ARGUMENT naming the key or tensor that is missing, wrong or unknown; NOT_FOUND naming a
-  // missing file.
-  static absl::StatusOr<std::unique_ptr<const LanguageModel>> Load(const std::string& folder);
+  // To run on `device`, a CUDA backend; null: on this machine's CPU. INVALID_ARGUMENT naming the
+  // key or tensor that is missing, wrong or unknown; NOT_FOUND naming a missing file.
+  static absl::StatusOr<std::unique_ptr<const LanguageModel>> Load(
+      const std::string& folder, std::shared_ptr<Backend> device = nullptr);
 
   const ModelConfig& config() const { return config_; }
   // Of the weights: two models with equal hashes and configs are the same model.
   const std::string& weights_hash() const { return hash_; }
   // A new sequence.
-  absl::StatusOr<SequenceState> NewState() const { return SequenceState::Create(layouts_); }
+  absl::StatusOr<SequenceState> NewState() const {
+    return SequenceState::Create(layouts_, device_);
+  }
+  // SequenceState::Load and FromLayers for states of this model.
+  absl::StatusOr<SequenceState> LoadState(absl::string_view bytes) const {
+    return SequenceState::Load(layouts_, bytes, device_);
+  }
+  absl::StatusOr<SequenceState> StateOf(uint64_t position, std::vector<LayerState> layers) const {
+    return SequenceState::FromLayers(layouts_, position, std::move(layers), device_);
+  }
   absl::Span<const LayerLayout> layouts() const { return layouts_; }
+  // What computes: states of the one are none of the other.
+  Device device() const { return device_ == nullptr ? Device::kCpu : device_->device(); }
 
   // Reads the tokens of all feeds (distinct states) and advances their states. INVALID_ARGUMENT for
   // a token outside of the vocabulary, RESOURCE_EXHAUSTED without memory: then no state has moved.
@@ -62,6 +76,9 @@ class LanguageModel {
 
   LanguageModel() = default;  // NOLINT(bugprone-exception-escape): as ModelConfig.
   absl::Status Read(Checkpoint& checkpoint);
+  absl::Status MoveTo(std::shared_ptr<Backend> device);
+  void RunOnCpu(const Step& step, absl::Span<const Feed> feeds) const;
+  absl::Status RunOnDevice(const Step& step, absl::Span<const Feed> feeds) const;
   void Embed(const Step& step, absl::Span<const Feed> feeds, float* x) const;
   void Head(const Step& step, absl::Span<const Feed> feeds, const float* x) const;
 
@@ -72,6 +89,8 @@ class LanguageModel {
   std::vector<LayerLayout> layouts_;
   Floats norm_;
   cpu::PackedMatrix head_;
+  std::shared_ptr<Backend> device_;
+  std::unique_ptr<decode::StepEngine> engine_;  // Null on the CPU.
 };
 
 }  // namespace attnd::models

@@ -13,7 +13,10 @@
 #include <map>
 #include <random>
 
+#include "absl/strings/str_cat.h"
+#include "kernels/core/registry.h"
 #include "kernels/core/safetensors.h"
+#include "kernels/primitives/cuda_module.h"
 #include "models/files.h"
 
 namespace attnd::models {
@@ -68,12 +71,26 @@ std::vector<std::string> Cases() {
   return names;
 }
 
-class LanguageModelTest : public ::testing::TestWithParam<std::string> {
+// A device of the kind; null with the reason if it is not there.
+std::shared_ptr<Backend> OpenDevice(Device kind, std::string& why) {
+  if (kind == Device::kCpu) return nullptr;
+  static Registry registry;
+  if (registry.operators().empty()) RegisterAllOperators(registry);
+  static const absl::StatusOr<std::shared_ptr<Backend>> device = CreateCudaBackend({}, registry);
+  if (!device.ok()) why = std::string(device.status().message());
+  return device.ok() ? *device : nullptr;
+}
+
+class LanguageModelTest : public ::testing::TestWithParam<std::tuple<std::string, Device>> {
  protected:
   LanguageModelTest() : random_(seed_) { std::printf("seed %u\n", seed_); }
 
   void SetUp() override {
-    absl::StatusOr<std::unique_ptr<const LanguageModel>> model = LanguageModel::Load(folder_);
+    std::string why;
+    const std::shared_ptr<Backend> device = OpenDevice(std::get<Device>(GetParam()), why);
+    if (!why.empty()) GTEST_SKIP() << "NOT TESTED: " << why;
+    absl::StatusOr<std::unique_ptr<const LanguageModel>> model =
+        LanguageModel::Load(folder_, device);
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
     vocab_ = model_->config().vocab_size;
@@ -101,7 +118,7 @@ class LanguageModelTest : public ::testing::TestWithParam<std::string> {
 
   const unsigned seed_ = std::random_device()();
   std::mt19937 random_;
-  const fs::path folder_ = fs::path(kData) / GetParam();
+  const fs::path folder_ = fs::path(kData) / std::get<std::string>(GetParam());
   std::unique_ptr<const LanguageModel> model_;
   int64_t vocab_ = 0;
 };
@@ -180,17 +197,17 @@ TEST_P(LanguageModelTest, AnImageGoesOnAsTheStateDoes) {
   SequenceState state = model_->NewState().value();
   Logits(start, 64, state);
   SequenceState::Image image;
-  state.Save(image);
+  ASSERT_TRUE(state.Save(image).ok());
   std::string bytes;
   for (const absl::string_view part : image.parts) bytes.append(part.data(), part.size());
-  absl::StatusOr<SequenceState> back = SequenceState::Load(model_->layouts(), bytes);
+  absl::StatusOr<SequenceState> back = model_->LoadState(bytes);
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_EQ(Logits(rest, 11, *back), Logits(rest, 13, state));
 
   for (const size_t size : {size_t{0}, size_t{20}, bytes.size() - 1}) {
-    EXPECT_FALSE(SequenceState::Load(model_->layouts(), bytes.substr(0, size)).ok()) << size;
+    EXPECT_FALSE(model_->LoadState(bytes.substr(0, size)).ok()) << size;
   }
-  EXPECT_FALSE(SequenceState::Load(model_->layouts(), bytes + "x").ok());
+  EXPECT_FALSE(model_->LoadState(bytes + "x").ok());
   EXPECT_FALSE(SequenceState::Load(model_->layouts().subspan(1), bytes).ok());
 }
 
@@ -204,8 +221,13 @@ TEST_P(LanguageModelTest, RefusesTokensOutsideOfTheVocabulary) {
   EXPECT_EQ(state.position(), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Classes, LanguageModelTest, ::testing::ValuesIn(Cases()),
-                         [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Classes, LanguageModelTest,
+                         ::testing::Combine(::testing::ValuesIn(Cases()),
+                                            ::testing::Values(Device::kCpu, Device::kCuda)),
+                         [](const auto& info) {
+                           return absl::StrCat(std::get<std::string>(info.param), "_",
+                                               Name(std::get<Device>(info.param)));
+                         });
 
 // A folder of one's own, to spoil.
 class CheckpointTest : public ::testing::Test {

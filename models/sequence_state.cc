@@ -13,24 +13,11 @@ namespace {
 using cpu::kPage;
 static_assert(kPage == kPagePositions);
 
-absl::StatusOr<Tensor> Zeros(int64_t size) {
-  absl::StatusOr<Tensor> memory = AllocateHost(DType::kFloat32, {size});
-  if (memory.ok()) std::memset(memory->raw(), 0, static_cast<size_t>(memory->byte_size()));
-  return memory;
-}
-
-absl::StatusOr<Tensor> CopyOf(const Tensor& tensor) {
-  absl::StatusOr<Tensor> memory = AllocateHost(DType::kFloat32, tensor.shape());
-  if (memory.ok()) {
-    std::memcpy(memory->raw(), tensor.raw(), static_cast<size_t>(tensor.byte_size()));
-  }
-  return memory;
-}
-
 // What an image begins with: this, the position, the number of layers, then for each its floats of
 // fixed size, its floats of a page, and which pages are there: the first one, and one after the
 // last.
-constexpr uint64_t kMagic = 0x31657461'74736e74;  // "tnstate1", read backwards.
+constexpr uint64_t kMagic = 0x31657461'74736e74;      // "tnstate1", read backwards.
+constexpr uint64_t kCudaMagic = 0x31657461'74736375;  // "custate1".
 
 void Put(uint64_t value, std::string& out) {
   out.append(reinterpret_cast<const char*>(&value), sizeof(value));
@@ -70,11 +57,74 @@ absl::string_view BytesOf(const Tensor& tensor) {
 
 }  // namespace
 
-absl::StatusOr<SequenceState> SequenceState::Create(absl::Span<const LayerLayout> layouts) {
+uint64_t SequenceState::magic() const { return device() == Device::kCuda ? kCudaMagic : kMagic; }
+
+absl::StatusOr<Tensor> SequenceState::Zeros(int64_t size) const {
+  if (device_ == nullptr) {
+    absl::StatusOr<Tensor> memory = AllocateHost(DType::kFloat32, {size});
+    if (memory.ok()) std::memset(memory->raw(), 0, static_cast<size_t>(memory->byte_size()));
+    return memory;
+  }
+  absl::StatusOr<Tensor> memory = device_->Allocate(DType::kFloat32, {size});
+  if (memory.ok() && size > 0) device_->Fill(0, *memory);
+  return memory;
+}
+
+absl::StatusOr<Tensor> SequenceState::CopyOf(const Tensor& tensor) const {
+  if (device_ == nullptr) {
+    absl::StatusOr<Tensor> memory = AllocateHost(DType::kFloat32, tensor.shape());
+    if (memory.ok()) {
+      std::memcpy(memory->raw(), tensor.raw(), static_cast<size_t>(tensor.byte_size()));
+    }
+    return memory;
+  }
+  absl::StatusOr<Tensor> memory = device_->Allocate(DType::kFloat32, tensor.shape());
+  if (memory.ok() && tensor.num_elements() > 0) device_->Copy(tensor, *memory);
+  return memory;
+}
+
+absl::Status SequenceState::Fill(const Tensor& tensor, absl::string_view bytes) const {
+  if (device_ == nullptr) {
+    std::memcpy(tensor.raw(), bytes.data(), bytes.size());
+    return absl::OkStatus();
+  }
+  const Tensor host(const_cast<char*>(bytes.data()), DType::kFloat32, tensor.shape());
+  return device_->Upload(host, tensor);
+}
+
+absl::StatusOr<SequenceState> SequenceState::ToHost() const {
+  SequenceState copy;
+  copy.position_ = position_;
+  copy.layouts_ = layouts_;
+  const auto download = [&](const Tensor& from) -> absl::StatusOr<Tensor> {
+    if (!from.defined()) return from;
+    if (device_ == nullptr) return CopyOf(from);
+    absl::StatusOr<Tensor> host = AllocateHost(DType::kFloat32, from.shape());
+    if (!host.ok()) return host;
+    if (absl::Status s = device_->Download(from, *host); !s.ok()) return s;
+    return host;
+  };
+  for (const LayerState& layer : layers_) {
+    LayerState& to = copy.layers_.emplace_back();
+    absl::StatusOr<Tensor> fixed = download(layer.fixed);
+    if (!fixed.ok()) return fixed.status();
+    to.fixed = *std::move(fixed);
+    for (const Tensor& page : layer.pages) {
+      absl::StatusOr<Tensor> own = download(page);
+      if (!own.ok()) return own.status();
+      to.pages.push_back(*std::move(own));
+    }
+  }
+  return copy;
+}
+
+absl::StatusOr<SequenceState> SequenceState::Create(absl::Span<const LayerLayout> layouts,
+                                                    std::shared_ptr<Backend> device) {
   SequenceState state;
+  state.device_ = std::move(device);
   state.layouts_.assign(layouts.begin(), layouts.end());
   for (const LayerLayout& layout : layouts) {
-    absl::StatusOr<Tensor> fixed = Zeros(layout.fixed);
+    absl::StatusOr<Tensor> fixed = state.Zeros(layout.fixed);
     if (!fixed.ok()) return fixed.status();
     state.layers_.push_back({*std::move(fixed), {}});
   }
@@ -83,6 +133,7 @@ absl::StatusOr<SequenceState> SequenceState::Create(absl::Span<const LayerLayout
 
 absl::StatusOr<SequenceState> SequenceState::Copy() const {
   SequenceState copy;
+  copy.device_ = device_;
   copy.position_ = position_;
   copy.layouts_ = layouts_;
   // Pages from here on may still be written by the original.
@@ -130,18 +181,26 @@ void SequenceState::Advance(int64_t count) {
   }
 }
 
-void SequenceState::Save(Image& image) const {
+absl::Status SequenceState::Save(Image& image) const {
+  image.copy = nullptr;
+  const std::vector<LayerState>* layers = &layers_;
+  if (device_ != nullptr) {
+    absl::StatusOr<SequenceState> host = ToHost();
+    if (!host.ok()) return host.status();
+    image.copy = std::make_shared<const SequenceState>(*std::move(host));
+    layers = &image.copy->layers_;
+  }
   image.header.clear();
-  Put(kMagic, image.header);
+  Put(magic(), image.header);
   Put(static_cast<uint64_t>(position_), image.header);
   Put(layers_.size(), image.header);
   std::vector<absl::string_view> parts;
   const auto used = static_cast<size_t>((position_ + kPage - 1) / kPage);
-  for (const LayerState& layer : layers_) {
+  for (const LayerState& layer : *layers) {
     const size_t end = std::min(used, layer.pages.size());
     size_t first = 0;
     while (first < end && !layer.pages[first].defined()) ++first;
-    const auto own = static_cast<size_t>(&layer - layers_.data());
+    const auto own = static_cast<size_t>(&layer - layers->data());
     Put(static_cast<uint64_t>(layouts_[own].fixed), image.header);
     Put(static_cast<uint64_t>(layouts_[own].page), image.header);
     Put(first, image.header);
@@ -151,15 +210,17 @@ void SequenceState::Save(Image& image) const {
   }
   image.parts = {image.header};
   image.parts.insert(image.parts.end(), parts.begin(), parts.end());
+  return absl::OkStatus();
 }
 
 absl::StatusOr<SequenceState> SequenceState::Load(absl::Span<const LayerLayout> layouts,
-                                                  absl::string_view bytes) {
+                                                  absl::string_view bytes,
+                                                  std::shared_ptr<Backend> device) {
   const auto bad = [] { return absl::DataLossError("state: not one of this model"); };
-  absl::StatusOr<SequenceState> state = Create(layouts);
+  absl::StatusOr<SequenceState> state = Create(layouts, std::move(device));
   if (!state.ok()) return state.status();
   ImageReader reader(bytes);
-  if (reader.Number() != kMagic) return bad();
+  if (reader.Number() != state->magic()) return bad();
   state->position_ = static_cast<int64_t>(reader.Number());
   if (reader.Number() != layouts.size() || state->position_ < 0) return bad();
   const auto pages = static_cast<uint64_t>((state->position_ + kPage - 1) / kPage);
@@ -177,15 +238,14 @@ absl::StatusOr<SequenceState> SequenceState::Load(absl::Span<const LayerLayout> 
     LayerState& layer = state->layers_[l];
     const auto copy = [&](const Tensor& to) {
       const absl::string_view part = reader.Bytes(static_cast<uint64_t>(to.byte_size()));
-      if (reader.good()) std::memcpy(to.raw(), part.data(), part.size());
-      return reader.good();
+      return reader.good() ? state->Fill(to, part) : bad();
     };
-    if (!copy(layer.fixed)) return bad();
+    if (absl::Status s = copy(layer.fixed); !s.ok()) return s;
     layer.pages.resize(ranges[l].first);
     for (uint64_t i = ranges[l].first; i < ranges[l].second; ++i) {
-      absl::StatusOr<Tensor> page = Zeros(layouts[l].page);
+      absl::StatusOr<Tensor> page = state->Zeros(layouts[l].page);
       if (!page.ok()) return page.status();
-      if (!copy(*page)) return bad();
+      if (absl::Status s = copy(*page); !s.ok()) return s;
       layer.pages.push_back(*std::move(page));
     }
   }
@@ -195,7 +255,8 @@ absl::StatusOr<SequenceState> SequenceState::Load(absl::Span<const LayerLayout> 
 
 absl::StatusOr<SequenceState> SequenceState::FromLayers(absl::Span<const LayerLayout> layouts,
                                                         uint64_t position,
-                                                        std::vector<LayerState> layers) {
+                                                        std::vector<LayerState> layers,
+                                                        std::shared_ptr<Backend> device) {
   const auto bad = [](size_t layer, absl::string_view what) {
     return absl::FailedPreconditionError(
         absl::StrCat("state: layer ", layer, ": ", what, " are none of this model"));
@@ -221,8 +282,23 @@ absl::StatusOr<SequenceState> SequenceState::FromLayers(absl::Span<const LayerLa
     }
   }
   SequenceState state;
+  state.device_ = std::move(device);
   state.position_ = static_cast<int64_t>(position);
   state.layouts_.assign(layouts.begin(), layouts.end());
+  const auto take = [&state](Tensor& host) -> absl::Status {
+    if (!host.defined() || state.device_ == nullptr) return absl::OkStatus();
+    absl::StatusOr<Tensor> own = state.Zeros(host.num_elements());
+    if (!own.ok()) return own.status();
+    absl::Status filled = state.Fill(*own, BytesOf(host));
+    host = *std::move(own);
+    return filled;
+  };
+  for (LayerState& layer : layers) {
+    if (absl::Status s = take(layer.fixed); !s.ok()) return s;
+    for (Tensor& page : layer.pages) {
+      if (absl::Status s = take(page); !s.ok()) return s;
+    }
+  }
   state.layers_ = std::move(layers);
   return state;
 }

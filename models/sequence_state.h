@@ -4,6 +4,7 @@
 #define ATTND_MODELS_SEQUENCE_STATE_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "kernels/core/tensor.h"
+#include "kernels/primitives/primitives.h"
 
 namespace attnd::models {
 
@@ -30,17 +32,22 @@ struct LayerState {
 };
 
 // The state after `position` tokens. Full pages are never written again, so that copies share them.
-// Not safe from two threads.
+// Its memory is the host's, or a device's. Not safe from two threads.
 class SequenceState {
  public:
-  // RESOURCE_EXHAUSTED if there is no memory.
-  static absl::StatusOr<SequenceState> Create(absl::Span<const LayerLayout> layouts);
+  // In the memory of `device`; null: the host's. RESOURCE_EXHAUSTED if there is none left.
+  static absl::StatusOr<SequenceState> Create(absl::Span<const LayerLayout> layouts,
+                                              std::shared_ptr<Backend> device = nullptr);
 
   SequenceState(SequenceState&&) = default;
   SequenceState& operator=(SequenceState&&) = default;
 
   // An independent state of equal content; costs the fixed parts and one page a layer.
   absl::StatusOr<SequenceState> Copy() const;
+  // A copy in the host's memory, to be read and not to be run.
+  absl::StatusOr<SequenceState> ToHost() const;
+
+  Device device() const { return device_ == nullptr ? Device::kCpu : device_->device(); }
 
   int64_t position() const { return position_; }
   LayerState& layer(int64_t index) { return layers_[static_cast<size_t>(index)]; }
@@ -55,24 +62,34 @@ class SequenceState {
   // Of this state alone, shared pages counted in full.
   int64_t byte_size() const;
 
-  // The state as bytes: a header, then views on this state's memory, valid until it changes.
+  // The state as bytes: a header, then views on this state's memory, or a device's on a copy of it,
+  // valid until it changes.
   struct Image {
     std::string header;
     std::vector<absl::string_view> parts;  // The header first.
+    std::shared_ptr<const SequenceState> copy;
   };
-  void Save(Image& image) const;
-  // The way back. DATA_LOSS if the bytes are no image of a state of these layouts.
+  absl::Status Save(Image& image) const;
+  // The way back. DATA_LOSS if the bytes are no image of a state of these layouts that a device of
+  // this kind computed.
   static absl::StatusOr<SequenceState> Load(absl::Span<const LayerLayout> layouts,
-                                            absl::string_view bytes);
-  // A state from the parts of one. FAILED_PRECONDITION if they are none of these layouts after
-  // `position` tokens.
+                                            absl::string_view bytes,
+                                            std::shared_ptr<Backend> device = nullptr);
+  // A state from the parts of one, in the host's memory. FAILED_PRECONDITION if they are none of
+  // these layouts after `position` tokens.
   static absl::StatusOr<SequenceState> FromLayers(absl::Span<const LayerLayout> layouts,
-                                                  uint64_t position,
-                                                  std::vector<LayerState> layers);
+                                                  uint64_t position, std::vector<LayerState> layers,
+                                                  std::shared_ptr<Backend> device = nullptr);
 
  private:
   SequenceState() = default;
+  // Errors as Create's.
+  absl::StatusOr<Tensor> Zeros(int64_t size) const;
+  absl::StatusOr<Tensor> CopyOf(const Tensor& tensor) const;
+  absl::Status Fill(const Tensor& tensor, absl::string_view bytes) const;
+  uint64_t magic() const;
 
+  std::shared_ptr<Backend> device_;
   int64_t position_ = 0;
   std::vector<LayerLayout> layouts_;
   std::vector<LayerState> layers_;

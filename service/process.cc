@@ -54,8 +54,9 @@ EngineOptions MakeEngineOptions(const Config& config) {
           .memory_limit_bytes = HostMemoryLimit(config, MachineMemory())};
 }
 
-absl::StatusOr<std::vector<std::unique_ptr<WorkerLink>>> MakeWorkers(const Config& config,
-                                                                     Registry& registry) {
+// `models` gets the device of language models, null: they run on the CPU.
+absl::StatusOr<std::vector<std::unique_ptr<WorkerLink>>> MakeWorkers(
+    const Config& config, Registry& registry, std::shared_ptr<Backend>& models) {
   std::vector<std::unique_ptr<WorkerLink>> workers;
   for (const std::string& target : config.workers) {
     workers.push_back(std::make_unique<RemoteWorker>(
@@ -72,6 +73,12 @@ absl::StatusOr<std::vector<std::unique_ptr<WorkerLink>>> MakeWorkers(const Confi
                            .gpu_memory_limit_bytes = config.memory_limit.value_or(0)},
                           registry);
   if (!local.ok()) return local.status();
+  if (config.mode == Mode::kServe && !config.models.empty()) {
+    absl::StatusOr<std::shared_ptr<Backend>> device =
+        (*local)->OpenDevice(registry, config.memory_limit.value_or(0));
+    if (!device.ok()) return device.status();
+    models = *std::move(device);
+  }
   workers.push_back(*std::move(local));
   return workers;
 }
@@ -99,7 +106,7 @@ class Process {
   absl::Status Start() {
     RegisterAllOperators(operators_);
     absl::StatusOr<std::vector<std::unique_ptr<WorkerLink>>> workers =
-        MakeWorkers(config_, operators_);
+        MakeWorkers(config_, operators_, models_device_);
     if (!workers.ok()) return workers.status();
     device_ = config_.mode == Mode::kRouter ? "" : workers->front()->device();
     engine_metrics_ = std::make_unique<EngineMetrics>(*metrics_registry_, operators_);
@@ -192,8 +199,8 @@ class Process {
     health_names_ = {"attnd.v1.Operators", "inference.GRPCInferenceService"};
     if (config_.mode != Mode::kServe) return absl::OkStatus();
     session_metrics_ = std::make_unique<SessionMetrics>(*metrics_registry_);
-    models_ = std::make_unique<ModelTable>(config_.models,
-                                           RunnerOptions{.step_seconds = &session_metrics_->step});
+    models_ = std::make_unique<ModelTable>(
+        config_.models, RunnerOptions{.step_seconds = &session_metrics_->step}, models_device_);
     absl::StatusOr<std::unique_ptr<SessionStore>> store = OpenStore();
     if (!store.ok()) return store.status();
     store_ = std::make_unique<MeasuredStore>(*std::move(store), *session_metrics_);
@@ -277,6 +284,7 @@ class Process {
   std::unique_ptr<RpcMetrics> rpc_metrics_;
   std::unique_ptr<SpareThreads> spare_threads_;  // Of a router and a worker.
   std::string device_;
+  std::shared_ptr<Backend> models_device_;
   std::unique_ptr<SequenceStore> sequences_;
   std::unique_ptr<SessionMetrics> session_metrics_;
   std::unique_ptr<ModelTable> models_;

@@ -61,7 +61,7 @@ struct AttentionProgram {
 // x += mixer(RMSNorm(x)); x += W_down (silu(gate) * up) of RMSNorm(x), [gate | up] = W_gate_up.
 struct BlockProgram {
   std::vector<float> mixer_norm, mlp_norm;
-  const std::variant<const RecurrentProgram*, const AttentionProgram*> mixer;
+  std::variant<const RecurrentProgram*, const AttentionProgram*> mixer;
   const cpu::PackedMatrix* gate_up;
   const cpu::PackedMatrix* down;
 };

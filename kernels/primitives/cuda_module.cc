@@ -67,14 +67,17 @@ const LoadedModule& Module() {
 
 }  // namespace
 
-int CudaDeviceCount(std::string* why) {
+const CudaModule* LoadCudaModule(std::string* why) {
   const LoadedModule& loaded = Module();
-  if (loaded.module == nullptr) {
-    if (why != nullptr) *why = loaded.error;
-    return 0;
-  }
+  if (loaded.module == nullptr && why != nullptr) *why = loaded.error;
+  return loaded.module;
+}
+
+int CudaDeviceCount(std::string* why) {
+  const CudaModule* module = LoadCudaModule(why);
+  if (module == nullptr) return 0;
   std::string reason;
-  const int count = loaded.module->device_count(&reason);
+  const int count = module->device_count(&reason);
   if (why != nullptr) *why = reason;
   return count;
 }

@@ -11,6 +11,11 @@
 
 namespace attnd {
 
+namespace decode {
+class StepEngine;
+struct StepProgram;
+}  // namespace decode
+
 struct CudaOptions {
   int ordinal = 0;
   int64_t memory_limit_bytes = 0;  // 0: what the device has.
@@ -32,8 +37,14 @@ struct CudaModule {
   int (*device_count)(std::string* why);
   absl::StatusOr<std::unique_ptr<Backend>> (*create)(const CudaOptions& options);
   void (*register_kernels)(Registry& registry);
+  // kernels/decode/step_engine.h
+  absl::StatusOr<std::unique_ptr<decode::StepEngine>> (*create_step_engine)(
+      Backend& backend, const decode::StepProgram& program);
 };
-inline constexpr int kCudaModuleVersion = 1;
+inline constexpr int kCudaModuleVersion = 2;
+
+// Null (with the reason in `why`) if the library is missing.
+const CudaModule* LoadCudaModule(std::string* why);
 
 }  // namespace attnd
 

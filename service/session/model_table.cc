@@ -68,7 +68,7 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> ModelTable::Load(absl::string
   auto loaded = std::make_shared<LoadedModel>();
   loaded->name = std::string(name);
   absl::StatusOr<std::unique_ptr<const models::LanguageModel>> model =
-      models::LanguageModel::Load(path);
+      models::LanguageModel::Load(path, device_);
   if (!model.ok()) {
     return absl::Status(model.status().code(),
                         absl::StrCat("model ", name, ": ", model.status().message()));

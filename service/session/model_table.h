@@ -30,9 +30,11 @@ struct LoadedModel {
 // Safe from many threads.
 class ModelTable {
  public:
-  // `folder` holds one folder a model; empty: there are no models.
-  ModelTable(std::string folder, const RunnerOptions& options)
-      : folder_(std::move(folder)), options_(options) {}
+  // `folder` holds one folder a model; empty: there are no models. They run on `device`, null: the
+  // CPU.
+  ModelTable(std::string folder, const RunnerOptions& options,
+             std::shared_ptr<Backend> device = nullptr)
+      : folder_(std::move(folder)), options_(options), device_(std::move(device)) {}
 
   ~ModelTable() { Stop(); }
 
@@ -58,6 +60,7 @@ class ModelTable {
  private:
   const std::string folder_;
   const RunnerOptions options_;
+  const std::shared_ptr<Backend> device_;
   mutable absl::Mutex mu_;
   std::map<std::string, std::shared_ptr<const LoadedModel>, std::less<>> loaded_
       ABSL_GUARDED_BY(mu_);

@@ -73,7 +73,7 @@ absl::StatusOr<Tensor> CopyOf(absl::string_view bytes) {
 }  // namespace
 
 std::string FormatSessionFile(const SessionFile& session, absl::string_view chain_hash,
-                              const models::SequenceState& state) {
+                              const models::SequenceState& state, Device device) {
   SafetensorsHeader header;
   header.metadata = {{"format", kFormat},
                      {"version", kVersion},
@@ -83,6 +83,7 @@ std::string FormatSessionFile(const SessionFile& session, absl::string_view chai
                      {"sampler", "philox4x32-10 of seed and position"},
                      {"position", absl::StrCat(session.tokens.size())},
                      {"chain_hash", absl::BytesToHexString(chain_hash)},
+                     {"device", std::string(Name(device))},
                      {"state_position", absl::StrCat(state.position())},
                      {"labels", nlohmann::json(session.labels).dump()}};
   std::vector<absl::string_view> parts;
@@ -165,10 +166,18 @@ absl::StatusOr<SessionFile> ParseSessionFile(absl::string_view file) {
   return session;
 }
 
-absl::StatusOr<models::SequenceState> StateOfSessionFile(
-    absl::string_view file, absl::Span<const models::LayerLayout> layouts) {
+absl::StatusOr<models::SequenceState> StateOfSessionFile(absl::string_view file,
+                                                         const models::LanguageModel& model) {
   const absl::StatusOr<SafetensorsHeader> header = ParseSafetensors(file);
   if (!header.ok()) return header.status();
+  const absl::Span<const models::LayerLayout> layouts = model.layouts();
+  // Files without it are of the time when there was the CPU alone.
+  const absl::string_view given = Text(*header, "device"), own = Name(model.device());
+  if (given != own && !(given.empty() && model.device() == Device::kCpu)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("session file: device: given ", given.empty() ? "cpu" : given,
+                     ", this server computes on ", own, ": import it with recompute"));
+  }
   const absl::StatusOr<uint64_t> position = Number(*header, "state_position");
   if (!position.ok()) return position.status();
   std::vector<models::LayerState> layers;
@@ -194,7 +203,7 @@ absl::StatusOr<models::SequenceState> StateOfSessionFile(
     }
     layers.push_back(std::move(layer));
   }
-  return models::SequenceState::FromLayers(layouts, *position, std::move(layers));
+  return model.StateOf(*position, std::move(layers));
 }
 
 }  // namespace attnd

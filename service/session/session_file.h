@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "models/language_model.h"
 #include "models/sequence_state.h"
 
 namespace attnd {
@@ -30,18 +31,19 @@ struct SessionFile {
   std::vector<int32_t> tokens;
 };
 
-// `state` has read at most all of the file's tokens.
+// `state` has read at most all of the file's tokens; it is in the host's memory, a copy perhaps of
+// one that a device of the kind `device` computed.
 std::string FormatSessionFile(const SessionFile& session, absl::string_view chain_hash,
-                              const models::SequenceState& state);
+                              const models::SequenceState& state, Device device);
 
 // INVALID_ARGUMENT for bytes that are no such file; FAILED_PRECONDITION for another version;
 // DATA_LOSS if they are not those that were written.
 absl::StatusOr<SessionFile> ParseSessionFile(absl::string_view file);
 
-// The state of a file that ParseSessionFile took. FAILED_PRECONDITION if it is none of these
-// layouts.
-absl::StatusOr<models::SequenceState> StateOfSessionFile(
-    absl::string_view file, absl::Span<const models::LayerLayout> layouts);
+// The state of a file that ParseSessionFile took. FAILED_PRECONDITION if it is none of this model,
+// or was computed by a device of another kind than the model runs on.
+absl::StatusOr<models::SequenceState> StateOfSessionFile(absl::string_view file,
+                                                         const models::LanguageModel& model);
 
 }  // namespace attnd
 

@@ -165,7 +165,7 @@ TEST_F(SnapshotTest, DamagedAndForeignFilesAreNamed) {
   EXPECT_GT(lost, 100);
   // Whole, but of another architecture: what its checksum cannot tell.
   const auto softmax = table_->Load("transformer").value();
-  const absl::Status state = StateOfSessionFile(file, softmax->model->layouts()).status();
+  const absl::Status state = StateOfSessionFile(file, *softmax->model).status();
   EXPECT_EQ(state.code(), absl::StatusCode::kFailedPrecondition) << state;
   for (int cut = 0; cut < 20; ++cut) {
     EXPECT_FALSE(Import("t", file.substr(0, random_() % file.size())).ok());

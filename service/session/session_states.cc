@@ -74,7 +74,7 @@ absl::Status SessionManager::PutState(const LiveSession& session,
                                       const models::SequenceState& state,
                                       absl::string_view chain_hash, const std::string& label) {
   models::SequenceState::Image image;
-  state.Save(image);
+  if (absl::Status s = state.Save(image); !s.ok()) return s;
   std::vector<absl::string_view> parts = {chain_hash};
   parts.insert(parts.end(), image.parts.begin(), image.parts.end());
   const SessionStore::StateInfo info{static_cast<uint64_t>(state.position()), 0, label};
@@ -89,8 +89,7 @@ absl::StatusOr<models::SequenceState> SessionManager::GetState(const LiveSession
     if (!bytes.ok()) return bytes.status();
     const std::string hash = session.log().ChainHashAt(info.position);
     if (absl::StartsWith(*bytes, hash)) {
-      return models::SequenceState::Load(session.model->model->layouts(),
-                                         absl::string_view(*bytes).substr(hash.size()));
+      return session.model->model->LoadState(absl::string_view(*bytes).substr(hash.size()));
     }
     // Of tokens that were taken back; a snapshot may still be theirs.
     if (info.label.empty()) {

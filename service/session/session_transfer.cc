@@ -60,7 +60,9 @@ void SessionManager::Export(v1::ExportRequest request,
                                      created.seed(),
                                      {created.labels().begin(), created.labels().end()},
                                      {log.tokens().begin(), log.tokens().end()}};
-              answer(FormatSessionFile(file, log.chain_hash(), *session->state));
+              const absl::StatusOr<models::SequenceState> host = session->state->ToHost();
+              if (!host.ok()) return answer(host.status());
+              answer(FormatSessionFile(file, log.chain_hash(), *host, session->state->device()));
             });
   });
 }
@@ -100,7 +102,7 @@ void SessionManager::Import(v1::ImportHeader header, std::string file, SessionDo
     }
     std::optional<models::SequenceState> state;
     if (!header.recompute()) {
-      absl::StatusOr<models::SequenceState> taken = StateOfSessionFile(file, model.layouts());
+      absl::StatusOr<models::SequenceState> taken = StateOfSessionFile(file, model);
       if (!taken.ok()) return done(taken.status());
       if (static_cast<uint64_t>(taken->position()) > parsed->tokens.size()) {
         return done(absl::InvalidArgumentError(absl::StrCat("session file: state_position: given ",

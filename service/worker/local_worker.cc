@@ -90,6 +90,7 @@ absl::StatusOr<std::unique_ptr<LocalWorker>> LocalWorker::Create(const LocalWork
   worker->cpu_ = CreateCpuBackend({.threads = options.cpu_threads,
                                    .memory_limit_bytes = options.memory_limit_bytes,
                                    .memory_limit_name = "--memory-limit"});
+  worker->ordinal_ = *ordinal;
   const bool cpu = *ordinal == kCpu;
   worker->fast_slots_ = options.executors > 0 ? options.executors : (cpu ? 2 : 1);
   if (!cpu) {
@@ -105,6 +106,13 @@ absl::StatusOr<std::unique_ptr<LocalWorker>> LocalWorker::Create(const LocalWork
        {"asked", options.device},
        {"executors", worker->fast_slots_}});
   return worker;
+}
+
+absl::StatusOr<std::shared_ptr<Backend>> LocalWorker::OpenDevice(Registry& registry,
+                                                                 int64_t memory_limit_bytes) const {
+  if (ordinal_ == kCpu) return nullptr;
+  return CreateCudaBackend({.ordinal = ordinal_, .memory_limit_bytes = memory_limit_bytes},
+                           registry);
 }
 
 std::string LocalWorker::device() const {

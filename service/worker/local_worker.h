@@ -30,6 +30,10 @@ class LocalWorker final : public WorkerLink {
                                                              Registry& registry);
 
   std::string name() const override { return "local"; }
+  // Another backend of the worker's device, with memory and a stream of its own; null on the CPU.
+  absl::StatusOr<std::shared_ptr<Backend>> OpenDevice(Registry& registry,
+                                                      int64_t memory_limit_bytes) const;
+
   std::string device() const override;
   KernelTable kernels() const override;
   std::vector<DeviceUse> uses() const override;
@@ -56,6 +60,7 @@ class LocalWorker final : public WorkerLink {
   std::unique_ptr<Backend> cpu_;
   std::vector<std::unique_ptr<Backend>> cuda_;  // One for each slot, or none.
   int fast_slots_ = 1;
+  int ordinal_ = -1;  // Of the GPU; -1: there is none.
   std::atomic<uint64_t> gpu_out_of_memory_{0};
   std::atomic<uint64_t> gpu_faults_{0};
 };

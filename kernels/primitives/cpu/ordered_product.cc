@@ -198,6 +198,20 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(absl::Span<const Tensor> weights
   return packed;
 }
 
+absl::StatusOr<Tensor> PackedMatrix::Unpack() const {
+  absl::StatusOr<Tensor> out = AllocateHost(panels_.dtype(), {outputs_, inputs_});
+  if (!out.ok()) return out;
+  const size_t size = SizeOf(panels_.dtype());
+  for (int64_t o = 0; o < outputs_; ++o) {
+    for (int64_t i = 0; i < inputs_; ++i) {
+      const int64_t from = (o / kPanel * inputs_ + i) * kPanel + o % kPanel;
+      std::memcpy(out->data<char>() + static_cast<size_t>(o * inputs_ + i) * size,
+                  panels_.data<char>() + static_cast<size_t>(from) * size, size);
+    }
+  }
+  return out;
+}
+
 void PackedMatrix::Multiply(const float* x, int64_t rows, float* y, int64_t stride) const {
   if (rows == 0 || outputs_ == 0) return;
   const int64_t panels = panels_.dim(0);

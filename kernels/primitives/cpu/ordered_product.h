@@ -30,6 +30,9 @@ class PackedMatrix {
   // RESOURCE_EXHAUSTED without memory.
   static absl::StatusOr<PackedMatrix> Pack(absl::Span<const Tensor> weights);
 
+  // The way back: W [outputs, inputs], of bfloat16, or float32 where it was widened.
+  absl::StatusOr<Tensor> Unpack() const;
+
   int64_t outputs() const { return outputs_; }
   int64_t inputs() const { return inputs_; }
   int64_t byte_size() const { return panels_.defined() ? panels_.byte_size() : 0; }

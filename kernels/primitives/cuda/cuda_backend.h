@@ -28,6 +28,7 @@ class CudaBackend final : public Backend {
   ~CudaBackend() override;
 
   cudaStream_t stream() const { return stream_; }
+  int ordinal() const { return ordinal_; }
   // Multiprocessors of the device.
   int multiprocessors() const { return multiprocessors_; }
 

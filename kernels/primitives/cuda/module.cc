@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "kernels/decode/cuda/cuda_step_engine.h"
 #include "kernels/primitives/cuda/cuda_backend.h"
 #include "kernels/primitives/cuda_module.h"
 
@@ -32,6 +33,7 @@ absl::StatusOr<std::unique_ptr<Backend>> Create(const CudaOptions& options) {
 
 extern "C" const attnd::CudaModule* AttndCudaModule() {
   static const attnd::CudaModule module = {attnd::kCudaModuleVersion, attnd::DeviceCount,
-                                           attnd::Create, attnd::RegisterAllCudaKernels};
+                                           attnd::Create, attnd::RegisterAllCudaKernels,
+                                           attnd::decode::CudaStepEngine::Create};
   return &module;
 }
