@@ -315,7 +315,7 @@ TEST_F(CheckpointTest, ReadsShards) {
 
 TEST_F(CheckpointTest, NamesTheKeyThatIsWrong) {
   EXPECT_THAT(ErrorOfConfig("\"gated_deltanet\"", "\"mamba\""),
-              HasSubstr("model_type: given \"mamba\", expected one of delta_net"));
+              HasSubstr("model_type: given \"mamba\", expected one of based, delta_net"));
   EXPECT_THAT(ErrorOfConfig("\"hidden_size\": 64", "\"hidden_size\": \"big\""),
               HasSubstr("hidden_size: given \"big\", expected an integer"));
   EXPECT_THAT(ErrorOfConfig("\"hidden_act\": \"swish\"", "\"hidden_act\": \"gelu\""),

@@ -12,7 +12,7 @@
 namespace attnd::models {
 
 // out = x / sqrt(mean x^2 + eps) * weight; an empty weight counts as ones. In place is legal.
-void RmsNormRow(const float* x, int64_t n, double eps, const Floats& weight, float* out);
+void RmsNormRow(const float* x, int64_t n, double eps, absl::Span<const float> weight, float* out);
 
 // x /= sqrt(sum x^2 + eps): queries and keys of the delta rule (eps 1e-6).
 void L2NormRow(float* x, int64_t n, double eps);

@@ -18,7 +18,6 @@ class ShortConvolution {
   ShortConvolution(WeightReader& weights, const std::string& name, int64_t channels, int64_t taps,
                    bool bias, bool silu);
 
-  bool defined() const { return channels_ > 0; }
   // Floats of its state: the last W - 1 inputs, oldest first.
   int64_t state_size() const { return (taps_ - 1) * channels_; }
 

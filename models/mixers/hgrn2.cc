@@ -38,7 +38,7 @@ class Hgrn2 final : public RecurrentMixer {
     if (conv) mixer->AddConvolutions("q_conv1d", "f_conv1d", "i_conv1d", taps, false, false, false);
     if (absl::Status s = mixer->ReadBounds(source); !s.ok()) return s;
     Output output;
-    output.whole = true;
+    output.group = hidden;
     output.eps = 1e-5;  // The library's default, whatever the config's norm_eps.
     if (affine) output.norm = mixer->weights_.Vector("g_norm.weight", {hidden});
     if (absl::Status s = mixer->Finish(std::move(output)); !s.ok()) return s;

@@ -49,6 +49,10 @@ MixerOr MakeHgrn2(const MixerSource& source);
 MixerOr MakeDeltaNet(const MixerSource& source);
 MixerOr MakeGatedDeltaNet(const MixerSource& source);
 MixerOr MakeKda(const MixerSource& source);
+MixerOr MakeLatentAttention(const MixerSource& source);
+MixerOr MakeMamba2(const MixerSource& source);
+MixerOr MakeBased(const MixerSource& source);
+MixerOr MakeLightningAttention(const MixerSource& source);
 
 }  // namespace attnd::models
 

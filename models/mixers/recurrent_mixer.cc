@@ -47,26 +47,33 @@ void RecurrentMixer::AddStreams(const std::string& q, const std::string& k, cons
 void RecurrentMixer::AddConvolutions(const std::string& q, const std::string& k,
                                      const std::string& v, int64_t taps, bool bias, bool silu_qk,
                                      bool silu_v) {
-  conv_q_ = ShortConvolution(weights_, q, q_.size, taps, bias, silu_qk);
-  conv_k_ = ShortConvolution(weights_, k, k_.size, taps, bias, silu_qk);
-  conv_v_ = ShortConvolution(weights_, v, v_.size, taps, bias, silu_v);
+  AddConvolution(q, q_, taps, bias, silu_qk);
+  AddConvolution(k, k_, taps, bias, silu_qk);
+  AddConvolution(v, v_, taps, bias, silu_v);
 }
 
-absl::Status RecurrentMixer::Finish(Output output) {
+void RecurrentMixer::AddConvolution(const std::string& name, Part part, int64_t taps, bool bias,
+                                    bool silu) {
+  convolutions_.emplace_back(ShortConvolution(weights_, name, part.size, taps, bias, silu), part);
+}
+
+absl::Status RecurrentMixer::Finish(Output output, const std::string& projection, bool bias) {
   output_ = std::move(output);
   shape_.key_size = sizes_.key_size;
   shape_.value_size = sizes_.value_size;
   in_ = weights_.Stack(parts_, sizes_.hidden);
-  out_ = weights_.Matrix("o_proj", sizes_.hidden, sizes_.heads * sizes_.value_size);
+  out_ = weights_.Matrix(projection, sizes_.hidden, sizes_.heads * sizes_.value_size);
+  if (bias) {
+    in_bias_ = weights_.Vector(parts_.front().first + ".bias", {width_});
+    out_bias_ = weights_.Vector(projection + ".bias", {sizes_.hidden});
+  }
   return weights_.status();
 }
 
 LayerLayout RecurrentMixer::layout() const {
   LayerLayout layout;
   layout.fixed = sizes_.heads * cpu::ReplayLayout(shape_).size;
-  for (const ShortConvolution* conv : {&conv_q_, &conv_k_, &conv_v_}) {
-    layout.fixed += conv->state_size();
-  }
+  for (const auto& [convolution, part] : convolutions_) layout.fixed += convolution.state_size();
   return layout;
 }
 
@@ -80,14 +87,17 @@ void RecurrentMixer::Run(const Step& step, int64_t layer, const float* x, float*
   float* outputs = scratch.Take<float>(step.rows * width);
   float* dots = scratch.Take<float>(step.rows * sizes_.heads);
 
+  const auto add = [&](const Floats& bias, float* to, int64_t apart) {
+    for (int64_t r = 0; !bias.empty() && r < step.rows; ++r) {
+      cpu::AddRow(to + r * apart, bias.data(), to + r * apart, static_cast<int64_t>(bias.size()));
+    }
+  };
   in_.Multiply(x, step.rows, rows, stride());
+  add(in_bias_, rows, stride());
   int64_t offset = sizes_.heads * cpu::ReplayLayout(shape_).size;
-  const std::pair<const ShortConvolution*, const Part*> convs[] = {
-      {&conv_q_, &q_}, {&conv_k_, &k_}, {&conv_v_, &v_}};
-  for (const auto& [conv, part] : convs) {
-    if (!conv->defined()) continue;
-    conv->Run(step, layer, offset, rows + part->offset, stride());
-    offset += conv->state_size();
+  for (const auto& [convolution, part] : convolutions_) {
+    convolution.Run(step, layer, offset, rows + part.offset, stride());
+    offset += convolution.state_size();
   }
   ForRows(step, 30.0 * static_cast<double>(step.rows * stride()), [&](int64_t r, int64_t position) {
     float* row = rows + r * stride();
@@ -98,9 +108,16 @@ void RecurrentMixer::Run(const Step& step, int64_t layer, const float* x, float*
   });
   Recur(step, layer, rows, g, beta, outputs, dots);
   ForRows(step, 10.0 * static_cast<double>(step.rows * width), [&](int64_t r, int64_t) {
-    Normalise(rows + r * stride(), dots + r * sizes_.heads, outputs + r * width);
+    const float* row = rows + r * stride();
+    float* own = outputs + r * width;
+    if (shape_.normalise) Divide(dots + r * sizes_.heads, own);
+    Skip(row, own);
+    if (output_.gate_first) ApplyGate(row, own);
+    Normalise(own);
+    if (!output_.gate_first) ApplyGate(row, own);
   });
   out_.Multiply(outputs, step.rows, y);
+  add(out_bias_, y, sizes_.hidden);
 }
 
 void RecurrentMixer::Recur(const Step& step, int64_t layer, const float* rows, const float* g,
@@ -132,17 +149,29 @@ void RecurrentMixer::Recur(const Step& step, int64_t layer, const float* rows, c
   });
 }
 
-void RecurrentMixer::Normalise(const float* row, const float* dots, float* y) const {
-  const int64_t V = sizes_.value_size, width = sizes_.heads * V;
-  if (shape_.normalise) {
-    for (int64_t h = 0; h < sizes_.heads; ++h) {
-      cpu::ScaleRow(y + h * V, 1.0f / (dots[h] + static_cast<float>(dots_eps_)), V);
-    }
+void RecurrentMixer::Divide(const float* dots, float* y) const {
+  const int64_t V = sizes_.value_size;
+  for (int64_t h = 0; h < sizes_.heads; ++h) {
+    cpu::ScaleRow(y + h * V, 1.0f / (dots[h] + static_cast<float>(dots_eps_)), V);
   }
-  const int64_t size = output_.whole ? width : V;
+}
+
+void RecurrentMixer::Normalise(float* y) const {
+  const int64_t width = sizes_.heads * sizes_.value_size;
+  const int64_t size = output_.group.value_or(sizes_.value_size);
+  if (size == 0) return;
   const double eps = output_.eps > 0 ? output_.eps : eps_;
-  for (float* at = y; at < y + width; at += size) RmsNormRow(at, size, eps, output_.norm, at);
+  const absl::Span<const float> all = output_.norm;
+  for (int64_t at = 0; at < width; at += size) {
+    const bool own = static_cast<int64_t>(all.size()) > size;
+    RmsNormRow(y + at, size, eps,
+               own ? all.subspan(static_cast<size_t>(at), static_cast<size_t>(size)) : all, y + at);
+  }
+}
+
+void RecurrentMixer::ApplyGate(const float* row, float* y) const {
   if (output_.gate == Output::Gate::kNone) return;
+  const int64_t width = sizes_.heads * sizes_.value_size;
   cpu::Scratch scratch;
   float* gate = scratch.Take<float>(width);
   std::copy_n(row + gate_.offset, width, gate);

@@ -1,13 +1,14 @@
 // The frame that all mixers with a recurrent state share:
 //
-//   [q, k, v, more] = W x;  short convolutions of q, k, v;  features, gates;  the recurrence;
-//   RMSNorm of the outputs, by head or over all of them, times act(gate);  o = W_o y
+//   [q, k, v, more] = W x;  short convolutions;  features, gates;  the recurrence;
+//   RMSNorm of the outputs, by groups of channels, times act(gate);  o = W_o y
 //
 // A mixer is a constructor that says which of these there are, and overrides of what only it does.
 #ifndef ATTND_MODELS_MIXERS_RECURRENT_MIXER_H_
 #define ATTND_MODELS_MIXERS_RECURRENT_MIXER_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,10 +42,11 @@ class RecurrentMixer : public Mixer {
   };
 
   struct Output {
-    Floats norm;         // [V], or [heads * V] if `whole`; empty: ones.
-    double eps = 0;      // 0: the config's norm_eps.
-    bool whole = false;  // One norm over all heads.
+    Floats norm;                   // [group], or [heads * V]; empty: ones.
+    double eps = 0;                // 0: the config's norm_eps.
+    std::optional<int64_t> group;  // Channels of one norm: V if not said; 0: no norm.
     enum class Gate : uint8_t { kNone, kSilu, kSigmoid } gate = Gate::kNone;  // By part `gate`.
+    bool gate_first = false;  // The norm is of what was gated.
   };
 
   // Per row: the log decay [heads, 1 or K] and the write strength [heads].
@@ -67,16 +69,21 @@ class RecurrentMixer : public Mixer {
                                       const std::string& without);
   // Adds q, k, v by these names, and their convolutions.
   void AddStreams(const std::string& q, const std::string& k, const std::string& v);
+  void AddConvolution(const std::string& name, Part part, int64_t taps, bool bias, bool silu);
   void AddConvolutions(const std::string& q, const std::string& k, const std::string& v,
                        int64_t taps, bool bias, bool silu_qk, bool silu_v);
-  // Reads what was added, and the output's weights. The mixer is complete unless this is an error.
-  absl::Status Finish(Output output);
+  // Reads what was added, and the output's weights: of o_proj, or the name given. With `bias`, both
+  // products have one, and what was added is one part. The mixer is complete unless this is an
+  // error.
+  absl::Status Finish(Output output, const std::string& projection = "o_proj", bool bias = false);
 
   // Changes q [query_heads,K], k and v of one projected row after the convolutions. `x` is the
   // layer's input row.
   virtual void Features(int64_t position, const float* x, float* row) const {}
   // Fills the gates that the shape has, from the projected row.
   virtual void FillGates(const float* x, float* row, const Gates& gates) const {}
+  // Adds to the recurrence's outputs y [heads, V] what goes around it.
+  virtual void Skip(const float* row, float* y) const {}
 
   RecurrentSizes sizes_;
   cpu::ReplayShape shape_;  // Sizes, decay, delta, normaliser.
@@ -89,7 +96,9 @@ class RecurrentMixer : public Mixer {
  private:
   void Recur(const Step& step, int64_t layer, const float* rows, const float* g, const float* beta,
              float* outputs, float* dots) const;
-  void Normalise(const float* row, const float* dots, float* y) const;
+  void Divide(const float* dots, float* y) const;
+  void Normalise(float* y) const;
+  void ApplyGate(const float* row, float* y) const;
   int64_t gate_width() const { return shape_.decay == Decay::kVector ? shape_.key_size : 1; }
 
   std::vector<std::pair<std::string, int64_t>> parts_;
@@ -97,10 +106,10 @@ class RecurrentMixer : public Mixer {
 
   int64_t width_ = 0;  // Of a projected row.
   int64_t room_ = 0;   // Behind it.
-  cpu::PackedMatrix in_;
-  cpu::PackedMatrix out_;
+  cpu::PackedMatrix in_, out_;
+  Floats in_bias_, out_bias_;  // Or empty.
   Output output_;
-  ShortConvolution conv_q_, conv_k_, conv_v_;
+  std::vector<std::pair<ShortConvolution, Part>> convolutions_;
 };
 
 }  // namespace attnd::models
