@@ -40,8 +40,16 @@ absl::Status LanguageModel::MoveTo(std::shared_ptr<Backend> device) {
   program.norm = norm_;
   program.head = &head_;
   for (const Block& block : blocks_) {
-    program.blocks.push_back({block.mixer_norm, block.mlp_norm, block.mixer->program(),
-                              &block.mlp->gate_up(), &block.mlp->down()});
+    const decode::MixerProgram mixer = block.mixer->program();
+    if (std::holds_alternative<std::monostate>(mixer)) {
+      return absl::UnimplementedError(absl::StrCat("config.json: model_type: given \"",
+                                                   config_.model_type,
+                                                   "\", which runs on the CPU alone"));
+    }
+    const GatedMlp* mlp = block.mlp.get();
+    program.blocks.push_back({block.mixer_norm, block.mlp_norm, mixer,
+                              mlp == nullptr ? nullptr : &mlp->gate_up(),
+                              mlp == nullptr ? nullptr : &mlp->down()});
   }
   absl::StatusOr<std::unique_ptr<decode::StepEngine>> engine =
       decode::CreateCudaStepEngine(*device, program);
@@ -57,8 +65,9 @@ absl::Status LanguageModel::MoveTo(std::shared_ptr<Backend> device) {
 
 absl::Status LanguageModel::Read(Checkpoint& checkpoint) {
   const int64_t hidden = config_.hidden_size;
+  const ModelFrame& frame = config_.frame;
   absl::StatusOr<Tensor> embedding =
-      checkpoint.Take("model.embeddings.weight", {config_.vocab_size, hidden});
+      checkpoint.Take(frame.root + "embeddings.weight", {config_.vocab_size, hidden});
   if (!embedding.ok()) return embedding.status();
   embedding_ = *std::move(embedding);
   Tensor bounds;
@@ -68,23 +77,25 @@ absl::Status LanguageModel::Read(Checkpoint& checkpoint) {
     bounds = *std::move(taken);
   }
   for (int64_t i = 0; i < config_.layers; ++i) {
-    const std::string prefix = absl::StrCat("model.layers.", i, ".");
+    const std::string prefix = absl::StrCat(frame.root, "layers.", i, ".");
     Block block;
     WeightReader weights(checkpoint, prefix);
-    block.mixer_norm = weights.Vector("attn_norm.weight", {hidden});
-    block.mlp_norm = weights.Vector("mlp_norm.weight", {hidden});
+    block.mixer_norm = weights.Vector(frame.mixer_norm + ".weight", {hidden});
     WeightReader mlp(checkpoint, prefix + "mlp.");
-    block.mlp = std::make_unique<const GatedMlp>(mlp, hidden, config_.intermediate_size);
+    if (frame.mlp) {
+      block.mlp_norm = weights.Vector("mlp_norm.weight", {hidden});
+      block.mlp = std::make_unique<const GatedMlp>(mlp, hidden, config_.intermediate_size);
+    }
     if (!weights.status().ok()) return weights.status();
     if (!mlp.status().ok()) return mlp.status();
-    MixerOr mixer = MakeMixer({config_, checkpoint, prefix + "attn.", i, bounds});
+    MixerOr mixer = MakeMixer({config_, checkpoint, prefix + frame.mixer + ".", i, bounds});
     if (!mixer.ok()) return mixer.status();
     block.mixer = *std::move(mixer);
     layouts_.push_back(block.mixer->layout());
     blocks_.push_back(std::move(block));
   }
   WeightReader weights(checkpoint, "");
-  norm_ = weights.Vector("model.norm.weight", {hidden});
+  norm_ = weights.Vector(absl::StrCat(frame.root, frame.final_norm, ".weight"), {hidden});
   if (!config_.tied || checkpoint.has("lm_head.weight")) {
     head_ = weights.Matrix("lm_head", config_.vocab_size, hidden);
   } else {
@@ -198,6 +209,7 @@ void LanguageModel::RunOnCpu(const Step& step, absl::Span<const Feed> feeds) con
     norm(blocks_[i].mixer_norm);
     blocks_[i].mixer->Run(step, static_cast<int64_t>(i), in, out);
     cpu::AddRow(x, out, x, step.rows * hidden);
+    if (blocks_[i].mlp == nullptr) continue;
     norm(blocks_[i].mlp_norm);
     blocks_[i].mlp->Run(in, step.rows, out);
     cpu::AddRow(x, out, x, step.rows * hidden);

@@ -4,6 +4,8 @@
 //
 //   x = embedding[token];  x += mixer(RMSNorm(x));  x += mlp(RMSNorm(x));  logits = W_head
 //   RMSNorm(x)
+//
+// Classes of mixers alone (mamba2) have no MLP.
 #ifndef ATTND_MODELS_LANGUAGE_MODEL_H_
 #define ATTND_MODELS_LANGUAGE_MODEL_H_
 
@@ -71,7 +73,7 @@ class LanguageModel {
   struct Block {
     Floats mixer_norm, mlp_norm;
     std::unique_ptr<const Mixer> mixer;
-    std::unique_ptr<const GatedMlp> mlp;
+    std::unique_ptr<const GatedMlp> mlp;  // Or null.
   };
 
   LanguageModel() = default;  // NOLINT(bugprone-exception-escape): as ModelConfig.

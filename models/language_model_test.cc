@@ -91,6 +91,7 @@ class LanguageModelTest : public ::testing::TestWithParam<std::tuple<std::string
     if (!why.empty()) GTEST_SKIP() << "NOT TESTED: " << why;
     absl::StatusOr<std::unique_ptr<const LanguageModel>> model =
         LanguageModel::Load(folder_, device);
+    if (absl::IsUnimplemented(model.status())) GTEST_SKIP() << "NOT TESTED: " << model.status();
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
     vocab_ = model_->config().vocab_size;
@@ -337,7 +338,7 @@ TEST_F(CheckpointTest, ReadsShards) {
 
 TEST_F(CheckpointTest, NamesTheKeyThatIsWrong) {
   EXPECT_THAT(ErrorOfConfig("\"gated_deltanet\"", "\"mamba\""),
-              HasSubstr("model_type: given \"mamba\", expected one of delta_net"));
+              HasSubstr("model_type: given \"mamba\", expected one of based, delta_net"));
   EXPECT_THAT(ErrorOfConfig("\"hidden_size\": 64", "\"hidden_size\": \"big\""),
               HasSubstr("hidden_size: given \"big\", expected an integer"));
   EXPECT_THAT(ErrorOfConfig("\"hidden_act\": \"swish\"", "\"hidden_act\": \"gelu\""),

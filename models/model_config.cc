@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "models/config_reader.h"
 
@@ -59,29 +60,63 @@ int64_t DefaultIntermediate(int64_t hidden, double ratio) {
   return (wanted + 255) / 256 * 256;
 }
 
+// Python writes numbers that are none of JSON's, as in "dt_limit": [0.0, Infinity]: here they
+// become texts.
+std::string QuoteNonFinite(absl::string_view text) {
+  std::string quoted;
+  bool inside = false;  // A text.
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '"') inside = !inside;
+    if (inside && text[i] == '\\' && i + 1 < text.size()) quoted.push_back(text[i++]);
+    absl::string_view found;
+    for (const absl::string_view word : {"Infinity", "-Infinity", "NaN"}) {
+      if (!inside && absl::StartsWith(text.substr(i), word)) found = word;
+    }
+    if (found.empty()) {
+      quoted.push_back(text[i]);
+    } else {
+      absl::StrAppend(&quoted, "\"", found, "\"");
+      i += found.size() - 1;
+    }
+  }
+  return quoted;
+}
+
 }  // namespace
 
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text) {
   ModelConfig config;
-  config.json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  config.json = Json::parse(QuoteNonFinite(text), nullptr, /*allow_exceptions=*/false);
   if (config.json.is_discarded()) {
     return absl::InvalidArgumentError("config.json: given text that is no JSON");
   }
   ConfigReader reader(config.json, "config.json");
   config.model_type = reader.Text("model_type", "");
   if (config.model_type.empty()) reader.Fail("model_type", "a text");
+  const bool mamba = config.model_type == "mamba2";
+  if (mamba) {
+    config.frame = {.root = "backbone.",
+                    .mixer = "mixer",
+                    .mixer_norm = "norm",
+                    .final_norm = "norm_f",
+                    .mlp = false};
+  }
   config.hidden_size = reader.Required("hidden_size");
   config.layers = reader.Required("num_hidden_layers");
   config.vocab_size = reader.Positive("vocab_size", 32000);
-  config.norm_eps = reader.Real("norm_eps", 1e-6);
+  config.norm_eps = reader.Real("norm_eps", mamba ? 1e-5 : 1e-6);
   config.tied = reader.Flag("tie_word_embeddings", false);
   config.intermediate_size = reader.Positive(
       "intermediate_size", DefaultIntermediate(config.hidden_size, reader.Real("hidden_ratio", 4)));
   if (reader.has("eos_token_id") && config.json["eos_token_id"].is_number_integer()) {
     config.eos_token = config.json["eos_token_id"].get<int64_t>();
   }
-  reader.Only("hidden_act", "swish");
+  // Two names of one function.
+  if (!mamba || reader.Text("hidden_act", "silu") != "silu") reader.Only("hidden_act", "swish");
   reader.Only("attnres_block_size", nullptr);
+  for (const absl::string_view pure : {"mamba2", "mla", "transformer"}) {
+    if (config.model_type == pure) reader.Only("attn", nullptr);
+  }
   if (!reader.status().ok()) return reader.status();
   config.attention.resize(static_cast<size_t>(config.layers));
   if (absl::Status s = ReadHybrid(config); !s.ok()) return s;

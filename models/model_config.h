@@ -1,4 +1,5 @@
-// What a language model is: the keys of a checkpoint's config.json that all model classes share.
+// What a language model is: its class's frame, and the keys of a checkpoint's config.json that all
+// model classes share.
 #ifndef ATTND_MODELS_MODEL_CONFIG_H_
 #define ATTND_MODELS_MODEL_CONFIG_H_
 
@@ -23,12 +24,20 @@ struct AttentionSpec {
   double rope_theta = 10000;
 };
 
+// What the classes call the parts of a checkpoint, and what else sets one apart.
+struct ModelFrame {
+  std::string root = "model.";  // Of every name but the head's.
+  std::string mixer = "attn", mixer_norm = "attn_norm", final_norm = "norm";
+  bool mlp = true;  // A block is a mixer and an MLP, or a mixer alone.
+};
+
 // Keys as flash-linear-attention's models write them (fla-org/flash-linear-attention, fla/models,
 // commit bc3b101d). Keys that choose between implementations of one function are ignored; those
 // that change the function and are not built here are refused.
 // json keeps its promises not to throw.
 struct ModelConfig {  // NOLINT(bugprone-exception-escape)
   std::string model_type;
+  ModelFrame frame;
   int64_t hidden_size = 0;
   int64_t layers = 0;
   int64_t vocab_size = 0;

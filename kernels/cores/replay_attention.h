@@ -16,14 +16,17 @@ namespace attnd::cpu {
 // Positions of a page.
 inline constexpr int64_t kPage = 64;
 
-// A page holds one key head's keys transposed, [K,kPage], then its values, [kPage,V].
+// A page holds one key head's keys transposed, [K,kPage], then its values, [kPage,V]; or, for
+// latents, rows [kPage,K] whose first V channels are the values too.
 struct ReplayHeads {
   int64_t key_size = 0;    // K
   int64_t value_size = 0;  // V
-  int64_t page_size() const { return kPage * (key_size + value_size); }
+  bool latent = false;     // Then V <= K.
+  int64_t page_size() const { return kPage * (key_size + (latent ? 0 : value_size)); }
 };
 
-// Writes the key and value of one position into its page.
+// Writes the key and value of one position into its page; of latents, which are both, the key
+// alone.
 void WritePage(const ReplayHeads& heads, int64_t position, const float* key, const float* value,
                float* page);
 

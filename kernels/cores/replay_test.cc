@@ -228,35 +228,45 @@ INSTANTIATE_TEST_SUITE_P(Families, ReplayTest,
                                            Case{"kda", Decay::kVector, true, false}),
                          [](const auto& info) { return info.param.name; });
 
-TEST(ReplayAttentionTest, IsSoftmaxOverTheWindow) {
+// Values of their own, and latents whose first channels are the values.
+class ReplayAttentionTest : public ::testing::TestWithParam<bool> {};
+
+TEST_P(ReplayAttentionTest, IsSoftmaxOverTheWindow) {
   Draw draw;
-  const ReplayHeads heads{20, 28};
-  constexpr int64_t kT = 150;
-  const Floats q = draw.Normal(kT * 20), k = draw.Normal(kT * 20), v = draw.Normal(kT * 28);
+  const bool latent = GetParam();
+  constexpr int64_t kT = 150, kK = 20;
+  const int64_t V = latent ? 13 : 28;
+  const ReplayHeads heads{kK, V, latent};
+  const Floats q = draw.Normal(kT * kK), k = draw.Normal(kT * kK);
+  const Floats v = latent ? k : draw.Normal(kT * V);
+  const int64_t v_stride = latent ? kK : V;
   for (const int64_t left : {int64_t{-1}, int64_t{0}, int64_t{70}}) {
     std::vector<Floats> memory(3, Floats(static_cast<size_t>(heads.page_size()), std::nanf("")));
     std::vector<const float*> pages;
     pages.reserve(memory.size());
     for (const Floats& page : memory) pages.push_back(page.data());
     for (int64_t t = 0; t < kT; ++t) {
-      WritePage(heads, t, k.data() + t * 20, v.data() + t * 28,
+      WritePage(heads, t, k.data() + t * kK, v.data() + t * v_stride,
                 memory[static_cast<size_t>(t / kPage)].data());
-      Floats o(28);
-      ReplayQuery(heads, t, left, pages, q.data() + t * 20, o.data());
-      std::vector<double> expected(28), weights;
+      Floats o(static_cast<size_t>(V));
+      ReplayQuery(heads, t, left, pages, q.data() + t * kK, o.data());
+      std::vector<double> expected(static_cast<size_t>(V));
       double sum = 0;
       const int64_t first = left < 0 ? 0 : std::max<int64_t>(0, t - left);
       for (int64_t s = first; s <= t; ++s) {
         double dot = 0;
-        for (int64_t c = 0; c < 20; ++c) dot += double{q[t * 20 + c]} * k[s * 20 + c];
+        for (int64_t c = 0; c < kK; ++c) dot += double{q[t * kK + c]} * k[s * kK + c];
         sum += std::exp(dot);
-        for (int64_t j = 0; j < 28; ++j) expected[j] += std::exp(dot) * v[s * 28 + j];
+        for (int64_t j = 0; j < V; ++j) expected[j] += std::exp(dot) * v[s * v_stride + j];
       }
       for (double& e : expected) e /= sum;
       ASSERT_LT(RelativeError(o, expected), 1e-5) << t << " window " << left;
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Pages, ReplayAttentionTest, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "latent" : "heads"; });
 
 }  // namespace
 }  // namespace attnd::cpu

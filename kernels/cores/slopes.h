@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/strings/string_view.h"
+
 namespace attnd {
 
 // log(1 - 2^(-5-h)) (Sun et al., "Retentive Network", 2023).
@@ -14,6 +16,12 @@ std::vector<double> RetentionDecays(int64_t heads);
 // below, then every second slope of twice as many heads (Press et al., "Train Short, Test Long",
 // 2021).
 std::vector<double> AlibiSlopes(int64_t heads);
+
+// Decays that fade with depth, of layer `layer` of `layers`, by the name of their kind: "alibi",
+// -slope (1 - layer/(layers - 1) + 1e-5) (Qin et al., "TransNormerLLM", 2023); "linear",
+// -8h/heads (1 - layer/layers) (flash-linear-attention); any other: zeros.
+std::vector<double> LayerDecays(absl::string_view kind, int64_t heads, int64_t layer,
+                                int64_t layers);
 
 }  // namespace attnd
 

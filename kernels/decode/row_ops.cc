@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "kernels/cores/forget_gate.h"
 #include "kernels/cores/rope.h"
@@ -29,6 +30,23 @@ void RmsNormPart(const RowOp& op, float* x, int64_t n) {
   const double mean = static_cast<double>(cpu::DotRow(x, x, n)) / static_cast<double>(n);
   cpu::ScaleRow(x, static_cast<float>(1 / std::sqrt(mean + op.a)), n);
   if (!op.v.empty()) cpu::MulRow(x, op.v.data(), x, n);
+}
+
+// The two halves of the symmetric x_i x_j are one feature, of twice the weight.
+void TaylorPart(const float* x, int64_t n, float* features) {
+  cpu::Scratch scratch;
+  float* scaled = scratch.Take<float>(n);
+  std::copy_n(x, n, scaled);
+  cpu::ScaleRow(scaled, static_cast<float>(1 / std::sqrt(std::sqrt(static_cast<double>(n)))), n);
+  *features++ = 1;
+  std::copy_n(scaled, n, features);
+  features += n;
+  for (int64_t i = 0; i < n; ++i) {
+    std::copy_n(scaled, i + 1, features);
+    cpu::ScaleRow(features, scaled[i], i + 1);
+    features[i] *= static_cast<float>(1 / std::numbers::sqrt2);
+    features += i + 1;
+  }
 }
 
 void RunOp(const RowOp& op, int64_t position, float* row) {
@@ -73,6 +91,12 @@ void RunOp(const RowOp& op, int64_t position, float* row) {
         for (int64_t i = 0; i < times; ++i) std::copy_n(head, part, to + (h * times + i) * part);
       });
     }
+    case RowOpKind::kScaleHeads:
+      return each([&](float* head, int64_t h) { cpu::ScaleRow(head, to[h], part); });
+    case RowOpKind::kTaylorMap:
+      return each([&](float* head, int64_t h) {
+        TaylorPart(head, part, to + h * (op.to.size / op.parts));
+      });
     case RowOpKind::kLogSigmoid:
       for (int64_t i = 0; i < n; ++i) {
         x[i] = std::max(-Softplus(-x[i]) / static_cast<float>(op.a), static_cast<float>(op.b));
@@ -92,6 +116,14 @@ void RunOp(const RowOp& op, int64_t position, float* row) {
         cpu::SigmoidRow(head, part);
         cpu::ScaleRow(head, static_cast<float>(op.a), part);
       });
+    case RowOpKind::kStepGate:
+      for (int64_t i = 0; i < n; ++i) {
+        const auto at = static_cast<size_t>(i);
+        x[i] = std::clamp(Softplus(x[i] + op.v[at]), static_cast<float>(op.a),
+                          static_cast<float>(op.b));
+        to[i] = -op.w[at] * x[i];
+      }
+      return;
     case RowOpKind::kForgetGate:
       return cpu::ForgetGateRows(op.v.empty() ? nullptr : op.v.data(), 1, n, x, to);
   }

@@ -26,11 +26,13 @@ struct RowConvolution {
 
 // A mixer with a recurrent state, of equations in kernels/cores/linear_recurrent.h and delta.h:
 //
-//   row = W_in x; convolutions; ops; y = the recurrence of q, k, v, g, beta;
-//   y = y / (q·z + dots_eps) with a normaliser; RMSNorm of y; times act(gate); W_out y
+//   row = W_in x + b_in; convolutions; ops; y = the recurrence of q, k, v, g, beta;
+//   y = y / (q·z + dots_eps) with a normaliser; y += skip * the row's skipped part;
+//   RMSNorm of y, then times act(gate), or the other way round; W_out y + b_out
 struct RecurrentProgram {
-  cpu::PackedMatrix in;  // [parts of a row, hidden]
-  int64_t row_size = 0;  // Floats of a row: in's outputs, and room behind them.
+  cpu::PackedMatrix in;        // [parts of a row, hidden]
+  std::vector<float> in_bias;  // [parts of a row], or empty.
+  int64_t row_size = 0;        // Floats of a row: in's outputs, and room behind them.
   std::vector<RowConvolution> convolutions;
   std::vector<RowOp> ops;
   // Head counts of q, k and v divide `heads`, the number of states.
@@ -42,10 +44,15 @@ struct RecurrentProgram {
   double dots_eps = 0;
   RowSpan q, k, v, g, beta, gate;
   enum class Gate : uint8_t { kNone, kSilu, kSigmoid } gate_kind = Gate::kNone;
-  std::vector<float> norm;  // [V], or [heads * V] if `norm_whole`; empty: ones.
+  bool gate_first = false;
+  // Channels of one norm, 0: there is none; norm [group] or [heads * V], empty: ones.
+  int64_t norm_group = 0;
+  std::vector<float> norm;
   double norm_eps = 0;
-  bool norm_whole = false;  // One norm over all heads.
+  RowSpan skipped;          // [heads * V]
+  std::vector<float> skip;  // [heads * V], or empty.
   cpu::PackedMatrix out;    // [hidden, heads * V]
+  std::vector<float> out_bias;
 };
 
 // Softmax attention over pages: row = [q | k | v] = W_in x; ops (bias, norms, positions, q's
@@ -58,10 +65,14 @@ struct AttentionProgram {
   cpu::PackedMatrix out;
 };
 
-// x += mixer(RMSNorm(x)); x += W_down (silu(gate) * up) of RMSNorm(x), [gate | up] = W_gate_up.
+// Of a mixer: std::monostate, there is none for it yet.
+using MixerProgram = std::variant<std::monostate, const RecurrentProgram*, const AttentionProgram*>;
+
+// x += mixer(RMSNorm(x)); x += W_down (silu(gate) * up) of RMSNorm(x), [gate | up] = W_gate_up;
+// null where a block has no MLP.
 struct BlockProgram {
   std::vector<float> mixer_norm, mlp_norm;
-  std::variant<const RecurrentProgram*, const AttentionProgram*> mixer;
+  MixerProgram mixer;
   const cpu::PackedMatrix* gate_up;
   const cpu::PackedMatrix* down;
 };

@@ -8,7 +8,7 @@
 
 namespace attnd::models {
 
-void RmsNormRow(const float* x, int64_t n, double eps, const Floats& weight, float* out) {
+void RmsNormRow(const float* x, int64_t n, double eps, absl::Span<const float> weight, float* out) {
   const double mean = static_cast<double>(cpu::DotRow(x, x, n)) / static_cast<double>(n);
   const auto factor = static_cast<float>(1 / std::sqrt(mean + eps));
   if (out != x) std::copy_n(x, n, out);

@@ -12,7 +12,7 @@
 namespace attnd::models {
 
 // out = x / sqrt(mean x^2 + eps) * weight; an empty weight counts as ones. In place is legal.
-void RmsNormRow(const float* x, int64_t n, double eps, const Floats& weight, float* out);
+void RmsNormRow(const float* x, int64_t n, double eps, absl::Span<const float> weight, float* out);
 
 // body(row, position) for every row of the step, spread over threads; `work` as in ParallelFor.
 void ForRows(const Step& step, double work,

@@ -26,6 +26,8 @@ class WeightReader {
       : checkpoint_(checkpoint), prefix_(std::move(prefix)) {}
 
   bool has(absl::string_view name) const;
+  // In the checkpoint's type; undefined after an error.
+  Tensor Take(absl::string_view name, const Dims& shape);
   // Any shape whose elements number `size`, as float32; zeros after an error.
   Floats Vector(absl::string_view name, const Dims& shape);
   // Matrices that read the same rows, stacked into one product: names and numbers of outputs.
@@ -39,8 +41,6 @@ class WeightReader {
   const absl::Status& status() const { return status_; }
 
  private:
-  Tensor Take(absl::string_view name, const Dims& shape);
-
   Checkpoint& checkpoint_;
   const std::string prefix_;
   absl::Status status_;

@@ -33,6 +33,7 @@ MixerOr MakeDeltaNet(const MixerSource& source) {
   program.delta = true;
   builder.AddStreams("q_proj", "k_proj", "v_proj");
   program.beta = beta ? builder.AddPart("b_proj", heads) : RowSpan();
+  program.norm_group = program.value_size;
   program.norm = builder.weights.Vector("o_norm.weight", {program.value_size});
   if (gated) {
     program.gate = builder.AddPart("g_proj", heads * program.value_size);

@@ -17,6 +17,7 @@ MixerOr MakeGatedDeltaNet(const MixerSource& source) {
   program.decay = Decay::kScalar;
   program.g = builder.AddPart("a_proj", program.heads);
   AddGates(1, 0, builder);
+  program.norm_group = program.value_size;
   program.norm = builder.weights.Vector("o_norm.weight", {program.value_size});
   if (gated) {
     program.gate = builder.AddPart("g_proj", program.heads * program.value_size);

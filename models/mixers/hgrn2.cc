@@ -52,7 +52,7 @@ MixerOr MakeHgrn2(const MixerSource& source) {
   program.value_size = hidden / heads;
   builder.AddStreams("q_proj", "f_proj", "i_proj");
   if (conv) builder.AddConvolutions("q_conv1d", "f_conv1d", "i_conv1d", taps, false, false, false);
-  program.norm_whole = true;
+  program.norm_group = hidden;
   program.norm_eps = 1e-5;  // The library's default, whatever the config's norm_eps.
   if (affine) program.norm = builder.weights.Vector("g_norm.weight", {hidden});
 

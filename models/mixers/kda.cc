@@ -30,6 +30,7 @@ MixerOr MakeKda(const MixerSource& source) {
   builder.AddOp({.kind = RowOpKind::kAdd,
                  .at = program.gate,
                  .v = builder.weights.Vector("g_proj.1.bias", {program.gate.size})});
+  program.norm_group = program.value_size;
   program.norm = builder.weights.Vector("o_norm.weight", {program.value_size});
   return builder.Finish();
 }

@@ -55,6 +55,7 @@ MixerOr MakeLinearAttention(const MixerSource& source) {
   const bool affine = config.Flag("elementwise_affine", true);
   if (!config.status().ok()) return config.status();
   builder.AddStreams("q_proj", "k_proj", "v_proj");
+  program.norm_group = program.value_size;
   if (affine) program.norm = builder.weights.Vector("norm.weight", {program.value_size});
 
   const auto add = [&](RowSpan at, int64_t heads, const ProductMap& product_map, bool norm) {

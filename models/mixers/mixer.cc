@@ -34,12 +34,16 @@ MixerOr MakeTransformer(const MixerSource& source) {
 }
 
 constexpr ModelType kTypes[] = {
+    {"based", MakeBased},
     {"delta_net", MakeDeltaNet},
     {"gated_deltanet", MakeGatedDeltaNet},
     {"gla", MakeGla},
     {"hgrn2", MakeHgrn2},
     {"kda", MakeKda},
+    {"lightning_attn", MakeLightningAttention},
     {"linear_attn", MakeLinearAttention},
+    {"mamba2", MakeMamba2},
+    {"mla", MakeLatentAttention},
     {"retnet", MakeRetention},
     {"transformer", MakeTransformer},
 };

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <variant>
 
 #include "absl/status/statusor.h"
 #include "kernels/decode/step_program.h"
@@ -15,9 +14,6 @@
 
 namespace attnd::models {
 
-// What a step engine of another device runs in this mixer's place; views on the mixer.
-using MixerProgram = std::variant<const decode::RecurrentProgram*, const decode::AttentionProgram*>;
-
 // Immutable; one instance serves every sequence, from one thread at a time.
 class Mixer {
  public:
@@ -26,7 +22,8 @@ class Mixer {
   // y = mixer(x) for rows x, y [step.rows, hidden_size]; reads and advances layer `layer` of every
   // sequence's state, but not its position. A row's bits depend on its sequence alone.
   virtual void Run(const Step& step, int64_t layer, const float* x, float* y) const = 0;
-  virtual MixerProgram program() const = 0;
+  // What a step engine of another device runs in its place; views on this mixer.
+  virtual decode::MixerProgram program() const { return {}; }
 };
 
 // What a mixer is built from: weights under `prefix`, which ends in a dot.
@@ -55,6 +52,10 @@ MixerOr MakeHgrn2(const MixerSource& source);
 MixerOr MakeDeltaNet(const MixerSource& source);
 MixerOr MakeGatedDeltaNet(const MixerSource& source);
 MixerOr MakeKda(const MixerSource& source);
+MixerOr MakeLatentAttention(const MixerSource& source);
+MixerOr MakeMamba2(const MixerSource& source);
+MixerOr MakeBased(const MixerSource& source);
+MixerOr MakeLightningAttention(const MixerSource& source);
 
 }  // namespace attnd::models
 

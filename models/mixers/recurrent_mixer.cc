@@ -34,6 +34,7 @@ void RecurrentBuilder::AddGatedNorm(ConfigReader& config, const std::string& wit
   const bool affine = config.Flag("elementwise_affine", true);
   const bool fused = config.Flag("fuse_norm", true);
   if (!config.status().ok()) return;
+  program.norm_group = program.value_size;
   if (affine) {
     program.norm = weights.Vector(gated && fused ? with_gate : without, {program.value_size});
   }
@@ -82,11 +83,15 @@ void RecurrentBuilder::AddStrength(double strength) {
   if (strength != 1) AddOp({.kind = RowOpKind::kScale, .at = program.beta, .a = strength});
 }
 
-MixerOr RecurrentBuilder::Finish() {
+MixerOr RecurrentBuilder::Finish(const std::string& projection, bool bias) {
   const int64_t gates = program.decay == Decay::kVector ? program.key_size : 1;
   program.row_size = width_ + room_;
   program.in = weights.Stack(parts_, hidden_);
-  program.out = weights.Matrix("o_proj", hidden_, program.heads * program.value_size);
+  program.out = weights.Matrix(projection, hidden_, program.heads * program.value_size);
+  if (bias) {
+    program.in_bias = weights.Vector(parts_.front().first + ".bias", {width_});
+    program.out_bias = weights.Vector(projection + ".bias", {hidden_});
+  }
   if (!weights.status().ok()) return weights.status();
   if (program.decay != Decay::kNone && program.g.size != program.heads * gates) {
     return absl::InternalError("a mixer with decay has no gates");
@@ -121,7 +126,13 @@ void RecurrentMixer::Run(const Step& step, int64_t layer, const float* x, float*
   float* outputs = scratch.Take<float>(step.rows * width);
   float* dots = scratch.Take<float>(step.rows * heads);
 
+  const auto add = [&](const Floats& bias, float* to, int64_t apart) {
+    for (int64_t r = 0; !bias.empty() && r < step.rows; ++r) {
+      cpu::AddRow(to + r * apart, bias.data(), to + r * apart, static_cast<int64_t>(bias.size()));
+    }
+  };
   program_.in.Multiply(x, step.rows, rows, stride);
+  add(program_.in_bias, rows, stride);
   int64_t offset = heads * cpu::ReplayLayout(shape_).size;
   for (const ShortConvolution& convolution : convolutions_) {
     convolution.Run(step, layer, offset, rows, stride);
@@ -132,9 +143,10 @@ void RecurrentMixer::Run(const Step& step, int64_t layer, const float* x, float*
   });
   Recur(step, layer, rows, outputs, dots);
   ForRows(step, 10.0 * static_cast<double>(step.rows * width), [&](int64_t r, int64_t) {
-    Normalise(rows + r * stride, dots + r * heads, outputs + r * width);
+    Finish(rows + r * stride, dots + r * heads, outputs + r * width);
   });
   program_.out.Multiply(outputs, step.rows, y);
+  add(program_.out_bias, y, program_.out.outputs());
 }
 
 void RecurrentMixer::Recur(const Step& step, int64_t layer, const float* rows, float* outputs,
@@ -167,18 +179,33 @@ void RecurrentMixer::Recur(const Step& step, int64_t layer, const float* rows, f
   });
 }
 
-void RecurrentMixer::Normalise(const float* row, const float* dots, float* y) const {
-  const int64_t heads = program_.heads, V = program_.value_size, width = heads * V;
-  if (program_.normalise) {
-    for (int64_t h = 0; h < heads; ++h) {
-      cpu::ScaleRow(y + h * V, 1.0f / (dots[h] + static_cast<float>(program_.dots_eps)), V);
-    }
+void RecurrentMixer::Finish(const float* row, const float* dots, float* y) const {
+  const int64_t V = program_.value_size;
+  for (int64_t h = 0; program_.normalise && h < program_.heads; ++h) {
+    cpu::ScaleRow(y + h * V, 1.0f / (dots[h] + static_cast<float>(program_.dots_eps)), V);
   }
-  const int64_t size = program_.norm_whole ? width : V;
-  for (float* at = y; at < y + width; at += size) {
-    RmsNormRow(at, size, program_.norm_eps, program_.norm, at);
+  if (!program_.skip.empty()) {
+    cpu::MulAddRow(program_.skip.data(), row + program_.skipped.offset, y, program_.heads * V);
   }
+  if (program_.gate_first) ApplyGate(row, y);
+  if (program_.norm_group > 0) Normalise(y);
+  if (!program_.gate_first) ApplyGate(row, y);
+}
+
+void RecurrentMixer::Normalise(float* y) const {
+  const int64_t width = program_.heads * program_.value_size, group = program_.norm_group;
+  const absl::Span<const float> all = program_.norm;
+  for (int64_t at = 0; at < width; at += group) {
+    const bool own = static_cast<int64_t>(all.size()) > group;
+    RmsNormRow(y + at, group, program_.norm_eps,
+               own ? all.subspan(static_cast<size_t>(at), static_cast<size_t>(group)) : all,
+               y + at);
+  }
+}
+
+void RecurrentMixer::ApplyGate(const float* row, float* y) const {
   if (program_.gate_kind == RecurrentProgram::Gate::kNone) return;
+  const int64_t width = program_.heads * program_.value_size;
   cpu::Scratch scratch;
   float* gate = scratch.Take<float>(width);
   std::copy_n(row + program_.gate.offset, width, gate);

@@ -1,7 +1,7 @@
 // The frame that all mixers with a recurrent state share:
 //
-//   [q, k, v, more] = W x;  short convolutions of q, k, v;  features, gates;  the recurrence;
-//   RMSNorm of the outputs, by head or over all of them, times act(gate);  o = W_o y
+//   [q, k, v, more] = W x;  short convolutions;  features, gates;  the recurrence;
+//   RMSNorm of the outputs, by groups of channels, times act(gate);  o = W_o y
 //
 // A mixer is a function that says which of these there are: the parts of a row, and the operations
 // (kernels/decode/row_ops.h) that make features and gates of them.
@@ -33,11 +33,14 @@ class RecurrentMixer final : public Mixer {
 
   LayerLayout layout() const override;
   void Run(const Step& step, int64_t layer, const float* x, float* y) const override;
-  MixerProgram program() const override { return &program_; }
+  decode::MixerProgram program() const override { return &program_; }
 
  private:
   void Recur(const Step& step, int64_t layer, const float* rows, float* outputs, float* dots) const;
-  void Normalise(const float* row, const float* dots, float* y) const;
+  // What stands between the recurrence and W_o, of one row.
+  void Finish(const float* row, const float* dots, float* y) const;
+  void Normalise(float* y) const;
+  void ApplyGate(const float* row, float* y) const;
 
   const decode::RecurrentProgram program_;
   cpu::ReplayShape shape_;
@@ -67,8 +70,9 @@ class RecurrentBuilder {
   void AddScale();
   // beta = strength sigmoid(beta).
   void AddStrength(double strength);
-  // The stacked projection and W_o. The first weight that was wrong is the error.
-  MixerOr Finish();
+  // The stacked projection and W_o, o_proj or the name given. With `bias` both products have one,
+  // and what was added is one part. The first weight that was wrong is the error.
+  MixerOr Finish(const std::string& projection = "o_proj", bool bias = false);
 
   decode::RecurrentProgram program;
   WeightReader weights;

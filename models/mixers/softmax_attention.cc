@@ -30,7 +30,7 @@ class SoftmaxAttention final : public Mixer {
         window_(program_.window),
         sizes_{size_, size_} {}
 
-  MixerProgram program() const override { return &program_; }
+  decode::MixerProgram program() const override { return &program_; }
 
   LayerLayout layout() const override {
     return {.page = kv_heads_ * sizes_.page_size(), .window = window_};

@@ -15,7 +15,7 @@ from recall import MODELS  # noqa: E402
 
 TESTDATA = pathlib.Path(__file__).parent.parent / "testdata"
 # Classes that are served, but not trained here.
-ELSEWHERE = ("hgrn2", "kda", "retnet")
+ELSEWHERE = ("based", "hgrn2", "kda", "lightning_attn", "mamba2", "mla", "retnet")
 
 
 @pytest.fixture(autouse=True)

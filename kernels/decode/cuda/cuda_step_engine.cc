@@ -218,6 +218,7 @@ cudaError_t CudaStepEngine::EnqueueBlock(const StepTables& tables, const Shape& 
     then(LaunchAttention(tables, shape.rows, attention, stream));
   }
   then(LaunchMatrixProduct(block.out, y, wide, shape.rows, x, hidden, true, stream));
+  if (!block.mlp) return error;
   then(LaunchRmsNorm(x, hidden, nullptr, shape.rows, program_.hidden, program_.norm_eps,
                      block.mlp_norm, normed, hidden, stream));
   const int64_t both = Stride(2 * program_.inner);

@@ -103,6 +103,8 @@ class Uploader {
       if (op.matrix != nullptr) {
         to.matrix = Transposed(*op.matrix);
         to.outputs = static_cast<int32_t>(op.matrix->outputs());
+      } else {
+        to.outputs = static_cast<int32_t>(op.to.size / op.parts);
       }
       device.push_back(to);
     }
@@ -180,11 +182,20 @@ DeviceLayout AddRecurrent(const RecurrentProgram& from, int32_t layer, Uploader&
   f.value_size = r.value_size;
   f.normalise = from.normalise;
   f.dots_eps = static_cast<float>(from.dots_eps);
-  f.norm_whole = from.norm_whole;
+  f.norm = from.norm_group > 0;
+  f.group = static_cast<int32_t>(f.norm ? from.norm_group : from.value_size);
   f.norm_eps = from.norm_eps;
-  f.norm = upload.Floats(from.norm);
+  // One norm's weights for every group.
+  std::vector<float> weights = from.norm;
+  while (!weights.empty() && static_cast<int64_t>(weights.size()) < from.heads * from.value_size) {
+    weights.insert(weights.end(), from.norm.begin(), from.norm.end());
+  }
+  f.norm_weight = upload.Floats(weights);
   f.gate = static_cast<int32_t>(from.gate.offset);
   f.gate_kind = from.gate_kind;
+  f.gate_first = from.gate_first;
+  f.skipped = static_cast<int32_t>(from.skipped.offset);
+  f.skip = upload.Floats(from.skip);
   return {.fixed = state + kept};
 }
 
@@ -225,14 +236,19 @@ absl::StatusOr<DeviceProgram> UploadProgram(cuda::CudaBackend& backend,
   for (const BlockProgram& from : program.blocks) {
     DeviceBlock block;
     block.mixer_norm = upload.Weight(from.mixer_norm, program.hidden);
-    block.mlp_norm = upload.Weight(from.mlp_norm, program.hidden);
-    block.gate_up = upload.Matrix(*from.gate_up);
-    block.down = upload.Matrix(*from.down);
+    block.mlp = from.gate_up != nullptr;
+    if (block.mlp) {
+      block.mlp_norm = upload.Weight(from.mlp_norm, program.hidden);
+      block.gate_up = upload.Matrix(*from.gate_up);
+      block.down = upload.Matrix(*from.down);
+    }
     if (const auto* const* recurrent = std::get_if<const RecurrentProgram*>(&from.mixer)) {
       const auto layer = static_cast<int32_t>(device.blocks.size());
       device.layouts.push_back(AddRecurrent(**recurrent, layer, upload, block));
       block.in = upload.Matrix((*recurrent)->in);
+      block.in.bias = upload.Floats((*recurrent)->in_bias);
       block.out = upload.Matrix((*recurrent)->out);
+      block.out.bias = upload.Floats((*recurrent)->out_bias);
       device.y_size = std::max(device.y_size, block.out.inputs + (*recurrent)->heads);
     } else {
       const AttentionProgram& attention = *std::get<const AttentionProgram*>(from.mixer);

@@ -20,6 +20,7 @@ struct DeviceBlock {
   const float* mixer_norm = nullptr;
   const float* mlp_norm = nullptr;
   DeviceMatrix in, out, gate_up, down;
+  bool mlp = false;  // Whether there is one.
   RowsParams rows = {};
   bool recurrent = false;
   RecurrenceParams recurrence = {};  // If it is; then finish.

@@ -71,7 +71,8 @@ struct Tiles {
 template <typename W, int kM>
 __global__ void __launch_bounds__(kThreads)
     ProductKernel(const W* w, int64_t w_stride, int inputs, int outputs, const float* x,
-                  int64_t x_stride, int rows, float* y, int64_t y_stride, bool accumulate) {
+                  int64_t x_stride, int rows, const float* bias, float* y, int64_t y_stride,
+                  bool accumulate) {
   extern __shared__ __align__(16) char memory[];
   auto& tiles = *reinterpret_cast<Tiles<W, kM>*>(memory);
   using F = typename Block<W>::F;
@@ -122,7 +123,8 @@ __global__ void __launch_bounds__(kThreads)
       const int column = n0 + warp * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2;
       if (row >= rows || column >= outputs) continue;
       float* to = y + row * y_stride + column;
-      const float value = blocks[m].Value(i / 4, i % 4);
+      const float sum = blocks[m].Value(i / 4, i % 4);
+      const float value = bias != nullptr ? sum + bias[column] : sum;
       *to = accumulate ? *to + value : value;
     }
   }
@@ -139,7 +141,8 @@ cudaError_t Launch(const DeviceMatrix& w, const float* x, int64_t x_stride, int6
   if (allowed != cudaSuccess) return allowed;
   ProductKernel<W, kM><<<grid, kThreads, kBytes, stream>>>(
       static_cast<const W*>(w.data), w.stride, static_cast<int>(w.inputs),
-      static_cast<int>(w.outputs), x, x_stride, static_cast<int>(rows), y, y_stride, accumulate);
+      static_cast<int>(w.outputs), x, x_stride, static_cast<int>(rows), w.bias, y, y_stride,
+      accumulate);
   return cudaGetLastError();
 }
 

@@ -113,6 +113,27 @@ __device__ void RotateParts(const DeviceRowOp& op, int position, float* x) {
   }
 }
 
+// A thread for each feature: row i of the triangle begins at i (i + 1) / 2.
+__device__ void TaylorParts(const DeviceRowOp& op, const float* x, float* to) {
+  const int part = op.size / op.parts;
+  const float scale = rsqrtf(sqrtf(static_cast<float>(part)));
+  for (int at = threadIdx.x; at < op.parts * op.outputs; at += kRowThreads) {
+    const float* head = x + at / op.outputs * part;
+    const int feature = at % op.outputs - 1 - part;
+    float value = 1;
+    if (feature >= 0) {
+      int i = static_cast<int>((sqrtf(8.0f * feature + 1) - 1) / 2);
+      if (i * (i + 1) / 2 > feature) --i;
+      if ((i + 1) * (i + 2) / 2 <= feature) ++i;
+      const int j = feature - i * (i + 1) / 2;
+      value = (head[j] * scale) * (head[i] * scale) * (i == j ? 0.70710678f : 1.0f);
+    } else if (feature + part >= 0) {
+      value = head[feature + part] * scale;
+    }
+    to[at] = value;
+  }
+}
+
 // By the threads of a block, on a row in shared memory.
 __device__ void RunOp(const DeviceRowOp& op, int position, float* row) {
   float* x = row + op.at;
@@ -147,6 +168,11 @@ __device__ void RunOp(const DeviceRowOp& op, int position, float* row) {
       }
       return;
     }
+    case RowOpKind::kScaleHeads:
+      for (int i = threadIdx.x; i < op.size; i += kRowThreads) x[i] *= to[i / part];
+      return;
+    case RowOpKind::kTaylorMap:
+      return TaylorParts(op, x, to);
     default:
       break;
   }
@@ -173,6 +199,13 @@ __device__ void RunOp(const DeviceRowOp& op, int position, float* row) {
       case RowOpKind::kBoundedGate:
         x[i] = Sigmoid(op.w[i / part] * (x[i] + op.v[i])) * static_cast<float>(op.a);
         break;
+      case RowOpKind::kStepGate: {
+        const float step = fminf(fmaxf(Softplus(x[i] + op.v[i]), static_cast<float>(op.a)),
+                                 static_cast<float>(op.b));
+        x[i] = step;
+        to[i] = -op.w[i] * step;
+        break;
+      }
       case RowOpKind::kForgetGate: {
         const float key = Sigmoid(-x[i]) * (op.v != nullptr ? 1 - op.v[i] : 1.0f);
         x[i] = key;
@@ -234,45 +267,32 @@ __global__ void __launch_bounds__(kRowThreads) RowsKernel(StepTables tables, Row
   }
 }
 
-// A block for each row.
+// A block for each row, a warp for each group of a norm; every lane keeps to its own channels.
 __global__ void __launch_bounds__(kRowThreads) FinishKernel(FinishParams p) {
-  __shared__ float sums[kRowWarps];
   float* y = p.y + blockIdx.x * p.y_stride;
   const float* row = p.rows + blockIdx.x * p.stride;
-  const int width = p.heads * p.value_size, lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  if (p.normalise) {
-    for (int i = threadIdx.x; i < width; i += kRowThreads) {
-      y[i] *= 1 / (y[width + i / p.value_size] + p.dots_eps);
+  const int width = p.heads * p.value_size, lane = threadIdx.x % kWarp;
+  const auto gated = [&](int i, float value) {
+    if (p.gate_kind == RecurrentProgram::Gate::kSilu) return value * Silu(row[p.gate + i]);
+    if (p.gate_kind == RecurrentProgram::Gate::kSigmoid) return value * Sigmoid(row[p.gate + i]);
+    return value;
+  };
+  for (int g = threadIdx.x / kWarp; g * p.group < width; g += kRowWarps) {
+    const int begin = g * p.group, end = min(begin + p.group, width);
+    float sum = 0;
+    for (int i = begin + lane; i < end; i += kWarp) {
+      float value = y[i];
+      if (p.normalise) value *= 1 / (y[width + i / p.value_size] + p.dots_eps);
+      if (p.skip != nullptr) value = fmaf(p.skip[i], row[p.skipped + i], value);
+      if (p.gate_first) value = gated(i, value);
+      sum += value * value;
+      y[i] = value;
     }
-    __syncthreads();
-  }
-  const auto store = [&](int i, float factor, int weight) {
-    float value = y[i] * factor * (p.norm != nullptr ? p.norm[weight] : 1.0f);
-    if (p.gate_kind == RecurrentProgram::Gate::kSilu) value *= Silu(row[p.gate + i]);
-    if (p.gate_kind == RecurrentProgram::Gate::kSigmoid) value *= Sigmoid(row[p.gate + i]);
-    y[i] = value;
-  };
-  const auto factor = [&](float sum, int size) {
-    return static_cast<float>(1 / sqrt(static_cast<double>(sum) / size + p.norm_eps));
-  };
-  if (p.norm_whole) {
-    float sum = 0;
-    for (int i = threadIdx.x; i < width; i += kRowThreads) sum += y[i] * y[i];
-    sum = WarpSum(sum);
-    if (lane == 0) sums[warp] = sum;
-    __syncthreads();
-    float all = 0;
-    for (int w = 0; w < kRowWarps; ++w) all += sums[w];
-    for (int i = threadIdx.x; i < width; i += kRowThreads) store(i, factor(all, width), i);
-    return;
-  }
-  for (int h = warp; h < p.heads; h += kRowWarps) {
-    const int begin = h * p.value_size;
-    float sum = 0;
-    for (int i = lane; i < p.value_size; i += kWarp) sum += y[begin + i] * y[begin + i];
-    sum = WarpSum(sum);
-    for (int i = lane; i < p.value_size; i += kWarp) {
-      store(begin + i, factor(sum, p.value_size), i);
+    const double mean = static_cast<double>(WarpSum(sum)) / p.group;
+    const float factor = p.norm ? static_cast<float>(1 / sqrt(mean + p.norm_eps)) : 1.0f;
+    for (int i = begin + lane; i < end; i += kWarp) {
+      const float value = y[i] * factor * (p.norm_weight != nullptr ? p.norm_weight[i] : 1.0f);
+      y[i] = p.gate_first ? value : gated(i, value);
     }
   }
 }

@@ -22,12 +22,13 @@ struct DeviceMatrix {
   const void* data = nullptr;
   bool bfloat16 = false;
   int64_t outputs = 0, inputs = 0;
-  int64_t stride = 0;  // Elements of a padded row.
+  int64_t stride = 0;           // Elements of a padded row.
+  const float* bias = nullptr;  // [outputs], added to every row.
 };
 
-// y = W x, or y += W x with `accumulate`, for `rows` rows; x_stride a multiple of 4 and x aligned
-// to 16 bytes. Each element is one chain of tensor core products over the inner index: bfloat16
-// weights times x in two bfloat16 parts (16 bits), or three products in TF32.
+// y = W x + bias, or y += with `accumulate`, for `rows` rows; x_stride a multiple of 4 and x
+// aligned to 16 bytes. Each element is one chain of tensor core products over the inner index:
+// bfloat16 weights times x in two bfloat16 parts (16 bits), or three products in TF32.
 cudaError_t LaunchMatrixProduct(const DeviceMatrix& w, const float* x, int64_t x_stride,
                                 int64_t rows, float* y, int64_t y_stride, bool accumulate,
                                 cudaStream_t stream);
@@ -55,7 +56,7 @@ struct DeviceRowOp {
   const float* w;
   const double* frequencies;
   const float* matrix;  // [inputs, outputs]: W transposed.
-  int32_t outputs;
+  int32_t outputs;      // Of a part: W's, or features.
 };
 struct DeviceConvolution {
   int32_t at, channels, taps;
@@ -115,11 +116,14 @@ struct FinishParams {
   int32_t heads, value_size;
   bool normalise;
   float dots_eps;
-  bool norm_whole;
+  int32_t group;  // Channels of one norm.
+  bool norm;      // Whether there is one.
   double norm_eps;
-  const float* norm;
-  int32_t gate;  // Offset.
+  const float* norm_weight;  // [heads * V], or null: ones.
+  int32_t gate, skipped;     // Offsets.
   RecurrentProgram::Gate gate_kind;
+  bool gate_first;
+  const float* skip;  // Or null.
 };
 // What stands between the recurrence and W_out, in place.
 cudaError_t LaunchFinish(int64_t rows, const FinishParams& params, cudaStream_t stream);

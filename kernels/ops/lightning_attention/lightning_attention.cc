@@ -66,21 +66,9 @@ void Randomise(RandomSource& source) {
 
 Tensor LightningDecays(const BoundCall& call) {
   const int64_t heads = call.dim("HO");
-  const auto layer = static_cast<double>(call.integer("layer_idx"));
-  const auto layers = static_cast<double>(call.integer("num_layers"));
-  std::vector<double> decays(static_cast<size_t>(heads), 0.0);
-  if (call.choice("decay") == "alibi") {
-    decays = AlibiSlopes(heads);
-    // The last layer keeps a trace of decay, as its authors' models do.
-    const double depth = layers > 1 ? 1 - layer / (layers - 1) + 1e-5 : 1 + 1e-5;
-    for (double& g : decays) g *= -depth;
-  } else if (call.choice("decay") == "linear") {
-    for (int64_t h = 0; h < heads; ++h) {
-      decays[static_cast<size_t>(h)] =
-          -8.0 / static_cast<double>(heads) * (1 - layer / layers) * static_cast<double>(h);
-    }
-  }
-  return HostTensor<double>({heads}, decays);
+  return HostTensor<double>({heads},
+                            LayerDecays(call.choice("decay"), heads, call.integer("layer_idx"),
+                                        call.integer("num_layers")));
 }
 
 void RegisterLightningAttention(Registry& registry);
