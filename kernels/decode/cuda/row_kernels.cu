@@ -49,9 +49,9 @@ __global__ void RmsNormKernel(const float* x, int64_t x_stride, const int32_t* i
 
 __global__ void GatedProductKernel(const float* both, int64_t both_stride, int size, float* inner,
                                    int64_t inner_stride) {
-  const float* row = both + blockIdx.y * both_stride;
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < size) inner[blockIdx.y * inner_stride + i] = Silu(row[i]) * row[size + i];
+  const float* row = both + blockIdx.x * both_stride;
+  const int i = blockIdx.y * blockDim.x + threadIdx.x;
+  if (i < size) inner[blockIdx.x * inner_stride + i] = Silu(row[i]) * row[size + i];
 }
 
 __device__ float Map(FeatureMap map, float x) {
@@ -322,8 +322,8 @@ cudaError_t LaunchRmsNorm(const float* x, int64_t x_stride, const int32_t* index
 cudaError_t LaunchGatedProduct(const float* both, int64_t both_stride, int64_t rows, int64_t size,
                                float* inner, int64_t inner_stride, cudaStream_t stream) {
   constexpr int64_t kThreads = 256;
-  const dim3 grid(static_cast<unsigned>(cuda::CeilDiv(size, kThreads)),
-                  static_cast<unsigned>(rows));
+  const dim3 grid(static_cast<unsigned>(rows),
+                  static_cast<unsigned>(cuda::CeilDiv(size, kThreads)));
   GatedProductKernel<<<grid, kThreads, 0, stream>>>(both, both_stride, static_cast<int>(size),
                                                     inner, inner_stride);
   return cudaGetLastError();
