@@ -1,7 +1,9 @@
 """Servers on a Unix socket: clients on the same machine, and a router whose worker is there."""
 
 import contextlib
+import os
 import pathlib
+import re
 import signal
 import tempfile
 import threading
@@ -54,6 +56,12 @@ def await_ready(ports, expected=True):
         time.sleep(0.02)
 
 
+def launches(ports):
+    """How many the router's workers have in their hands."""
+    page = urllib.request.urlopen(f"http://localhost:{ports['metrics']}/metrics", timeout=PATIENCE).read().decode()
+    return sum(float(count) for count in re.findall(r"^attnd_worker_launches{.*} (\S+)$", page, re.MULTILINE))
+
+
 def images(tokens):
     return np.random.default_rng(0).standard_normal((1, tokens, 512), dtype=np.float32)
 
@@ -92,36 +100,36 @@ def test_a_worker_dies_under_load_and_comes_back(start, socket, tokens):
 
     def call():
         nonlocal answered, slowest
-        with attnd.Client(f"localhost:{router['grpc']}", timeout=PATIENCE, retry=attnd.Retry(attempts=1)) as client:
-            while not end.is_set():
-                begin = time.monotonic()
-                try:
-                    np.testing.assert_array_equal(client.short_conv(x, WEIGHT, activation="none").o, x)
-                    answered += 1
-                except attnd.Error as error:
-                    failed.append(error)
-                    slowest = max(slowest, time.monotonic() - begin)
+        begin = time.monotonic()
+        try:
+            np.testing.assert_array_equal(client.short_conv(x, WEIGHT, activation="none").o, x)
+            answered += 1
+        except attnd.Error as error:
+            failed.append(error)
+            slowest = max(slowest, time.monotonic() - begin)
 
-    def await_answers():
-        wanted, limit = answered + 5, time.monotonic() + PATIENCE
-        while answered < wanted:
-            assert time.monotonic() < limit
-            time.sleep(0.01)
+    def call_on():
+        while not end.is_set():
+            call()
 
-    caller = threading.Thread(target=call)
-    caller.start()
-    try:
-        await_answers()
-        # A worker that stands still has the launch in its hands when it dies.
+    with attnd.Client(f"localhost:{router['grpc']}", timeout=PATIENCE, retry=attnd.Retry(attempts=1)) as client:
+        for _ in range(5):
+            call()
+        assert answered == 5
+        # Whatever is called now is in the hands of a worker that stands still when it dies.
         worker.send_signal(signal.SIGSTOP)
-        time.sleep(0.2)
-        worker.kill()
-        await_ready(router, False)
-        start("worker", "--device=cpu", f"--socket={socket}")
-        await_ready(router)
-        await_answers()
-    finally:
-        end.set()
-        caller.join(PATIENCE)
+        os.waitid(os.P_PID, worker.pid, os.WSTOPPED)
+        caller = threading.Thread(target=call_on)
+        caller.start()
+        try:
+            server.wait_until(lambda: launches(router) > 0, PATIENCE)
+            worker.kill()
+            await_ready(router, False)
+            start("worker", "--device=cpu", f"--socket={socket}")
+            await_ready(router)
+            server.wait_until(lambda: answered >= 10, PATIENCE)
+        finally:
+            end.set()
+            caller.join(PATIENCE)
     assert failed and {error.code for error in failed} == {grpc.StatusCode.UNAVAILABLE}
     assert slowest < 10

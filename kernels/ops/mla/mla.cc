@@ -73,7 +73,7 @@ Array Cached(Composer& c, absl::string_view state, const Array& fresh) {
 
 absl::Status Compose(Composer& c) {
   const MlaParts parts = MlaPartsOf(c);
-  const MlaKeys keys = ExpandMla(c, parts);
+  const MlaKeys keys = ExpandMla(c, parts, 0, c.dim("H"));
   if (!c.status().ok()) return c.status();
   SoftmaxParts attention{.q = parts.q, .k = keys.k, .v = keys.v, .scale = c.real("scale")};
   attention.allowed = WindowPairs(c, c.dim("T"), c.dim("S"), /*causal=*/true,
@@ -134,16 +134,16 @@ MlaParts MlaPartsOf(Composer& c) {
   return parts;
 }
 
-MlaKeys ExpandMla(Composer& c, const MlaParts& parts) {
+MlaKeys ExpandMla(Composer& c, const MlaParts& parts, int64_t first, int64_t heads) {
   if (!c.status().ok()) return {};
-  const int64_t B = c.dim("B"), S = c.dim("S"), H = c.dim("H"), Dn = c.dim("Dn"), Dv = c.dim("Dv");
-  MlaKeys keys{c.Empty({B, S, H, c.dim("D")}), c.Empty({B, S, H, Dv})};
-  // [H,R,E]: the transpose once, and not in every product.
-  const Array weights = c.Contiguous(c.In("w_kv_b").T());
+  const int64_t B = c.dim("B"), S = c.dim("S"), Dn = c.dim("Dn"), Dv = c.dim("Dv");
+  MlaKeys keys{c.Empty({B, S, heads, c.dim("D")}), c.Empty({B, S, heads, Dv})};
+  // [heads,R,E]: the transpose once, and not in every product.
+  const Array weights = c.Contiguous(c.In("w_kv_b").Slice(0, first, heads).T());
   if (!c.status().ok()) return {};
   const Tensor latent = parts.latent.Unsqueeze(1).tensor();
-  const auto project = [&](int64_t first, int64_t count, const Array& out) {
-    c.backend().MatMul(latent, weights.Slice(-1, first, count).tensor(),
+  const auto project = [&](int64_t row, int64_t count, const Array& out) {
+    c.backend().MatMul(latent, weights.Slice(-1, row, count).tensor(),
                        out.Slice(-1, 0, count).Transpose(1, 2).tensor(), 1, 0);
   };
   project(0, Dn, keys.k);

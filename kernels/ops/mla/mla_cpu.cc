@@ -3,6 +3,7 @@
 #include "kernels/core/registry.h"
 #include "kernels/cores/softmax.h"
 #include "kernels/ops/mla/mla_parts.h"
+#include "kernels/primitives/cpu/vector_math.h"
 
 namespace attnd {
 namespace {
@@ -22,25 +23,33 @@ bool AbsorbingPays(const BoundCall& call) {
   return size("S0") * size("R") * size("E") > size("T") * size("S") * more;
 }
 
+// o [B,T,heads,Dv] of the heads [first, first + heads), through their keys and values.
+absl::Status SoftmaxExpanded(Composer& c, const MlaParts& parts, int64_t first, int64_t heads,
+                             const Tensor& o) {
+  const MlaKeys expanded = ExpandMla(c, parts, first, heads);
+  const Array q = c.Contiguous(parts.q.Slice(2, first, heads));
+  if (!c.status().ok()) return c.status();
+  const cpu::WindowRule rule(RuleOf(c.call()));
+  const std::vector<Sequence> keys = MlaKeySequences(c.call());
+  cpu::SoftmaxCall core;
+  core.q = q.tensor();
+  core.k = expanded.k.tensor();
+  core.v = expanded.v.tensor();
+  core.o = o;
+  core.queries = c.call().sequences();
+  core.keys = keys;
+  core.scale = c.real("scale");
+  core.rule = &rule;
+  return cpu::Softmax(c.backend(), core);
+}
+
 absl::Status RunExpanded(Backend& backend, const BoundCall& call, const NamedTensors& outputs) {
   Composer c(backend, call, outputs);
   const MlaParts parts = MlaPartsOf(c);
-  const MlaKeys expanded = ExpandMla(c, parts);
   c.Out("final_state_c", parts.latent);
   c.Out("final_state_r", parts.rope);
   if (!c.status().ok()) return c.status();
-  const cpu::WindowRule rule(RuleOf(call));
-  const std::vector<Sequence> keys = MlaKeySequences(call);
-  cpu::SoftmaxCall core;
-  core.q = parts.q.tensor();
-  core.k = expanded.k.tensor();
-  core.v = expanded.v.tensor();
-  core.o = *outputs.Find("o");
-  core.queries = call.sequences();
-  core.keys = keys;
-  core.scale = call.real("scale");
-  core.rule = &rule;
-  return cpu::Softmax(backend, core);
+  return SoftmaxExpanded(c, parts, 0, call.dim("H"), *outputs.Find("o"));
 }
 
 // All heads read the same keys: the heads of a token are so many queries in a row of one head.
@@ -72,6 +81,23 @@ class HeadsAsQueries final : public cpu::SoftmaxRule {
   int64_t heads_;
 };
 
+// Infinities meet in another order here than in the definition: o [B,T,H,Dv] where it, or its lse
+// [B,T,H], is not finite is made again, through keys and values. A head at a time: all of a long
+// cache's are what absorbing avoids.
+void MakeNonFiniteAgain(Composer& c, const MlaParts& parts, const Array& o, const Array& lse) {
+  const Array odd = Sum(0.0 * o, 3) + 0.0 * lse.Unsqueeze(-1);  // 0 or NaN.
+  for (int64_t h = 0; h < c.dim("H") && c.status().ok(); ++h) {
+    const Array odd_rows = odd.Slice(2, h, 1), rows = o.Slice(2, h, 1);
+    if (c.AllFinite(odd_rows)) continue;
+    const Array again = c.Empty({c.dim("B"), c.dim("T"), 1, c.dim("Dv")});
+    if (!c.status().ok()) return;
+    if (absl::Status s = SoftmaxExpanded(c, parts, h, 1, again.tensor()); !s.ok()) {
+      return c.Fail(std::move(s));
+    }
+    rows.Assign(Where(Equal(odd_rows, c.Scalar(0)), rows, again));
+  }
+}
+
 absl::Status RunAbsorbed(Backend& backend, const BoundCall& call, const NamedTensors& outputs) {
   const int64_t B = call.dim("B"), T = call.dim("T"), S = call.dim("S"), H = call.dim("H"),
                 R = call.dim("R"), Dn = call.dim("Dn"), Dr = call.dim("Dr"), Dv = call.dim("Dv");
@@ -82,6 +108,7 @@ absl::Status RunAbsorbed(Backend& backend, const BoundCall& call, const NamedTen
   const Array weights = c.In("w_kv_b");
   const Array q = c.Empty({B, T, H, R + Dr});  // [W_k^T q^n, q^r]
   const Array u = c.Empty({B, T, H, R});       // sum of p c~
+  const Array lse = c.Empty({B, T, H});
   if (!c.status().ok()) return c.status();
   backend.MatMul(parts.q.Slice(-1, 0, Dn).Transpose(1, 2).tensor(),
                  weights.Slice(1, 0, Dn).tensor(), q.Slice(-1, 0, R).Transpose(1, 2).tensor(), 1,
@@ -102,13 +129,19 @@ absl::Status RunAbsorbed(Backend& backend, const BoundCall& call, const NamedTen
   core.k = k.tensor().Reshape({B, S, 1, R + Dr});
   core.v = parts.latent.tensor().Reshape({B, S, 1, R});
   core.o = u.tensor().Reshape({B, T * H, 1, R});
+  core.lse = lse.tensor().Reshape({B, T * H, 1});
   core.queries = queries;
   core.keys = keys;
   core.scale = call.real("scale");
   core.rule = &rule;
   if (absl::Status s = cpu::Softmax(backend, core); !s.ok()) return s;
-  const Array o = MatMul(u.Transpose(1, 2), weights.Slice(1, Dn, Dv).T());  // [B,H,T,Dv]
-  c.Out("o", o.Transpose(1, 2));
+  const Array o = MatMul(u.Transpose(1, 2), weights.Slice(1, Dn, Dv).T()).Transpose(1, 2);
+  if (!c.status().ok()) return c.status();
+  if (!cpu::AllFiniteRow(o.tensor().data<float>(), B * T * H * Dv) ||
+      !cpu::AllFiniteRow(lse.tensor().data<float>(), B * T * H)) {
+    MakeNonFiniteAgain(c, parts, o, lse);
+  }
+  c.Out("o", o);
   return c.status();
 }
 

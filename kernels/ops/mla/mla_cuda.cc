@@ -8,7 +8,7 @@ namespace {
 absl::Status Run(Backend& backend, const BoundCall& call, const NamedTensors& outputs) {
   Composer c(backend, call, outputs);
   const MlaParts parts = MlaPartsOf(c);
-  const MlaKeys expanded = ExpandMla(c, parts);
+  const MlaKeys expanded = ExpandMla(c, parts, 0, call.dim("H"));
   c.Out("final_state_c", parts.latent);
   c.Out("final_state_r", parts.rope);
   // The core takes one type.

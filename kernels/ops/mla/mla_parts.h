@@ -20,12 +20,12 @@ struct MlaParts {
 MlaParts MlaPartsOf(Composer& c);
 
 struct MlaKeys {
-  Array k;  // [B,S,H,Dn+Dr]: [W_k latent, rope].
-  Array v;  // [B,S,H,Dv]: W_v latent.
+  Array k;  // [B,S,heads,Dn+Dr]: [W_k latent, rope].
+  Array v;  // [B,S,heads,Dv]: W_v latent.
 };
 
-// Keys and values of every head, contiguous.
-MlaKeys ExpandMla(Composer& c, const MlaParts& parts);
+// Keys and values of the heads [first, first + heads), contiguous.
+MlaKeys ExpandMla(Composer& c, const MlaParts& parts, int64_t first, int64_t heads);
 
 // The keys that a call's sequences read: their own tokens, or in a dense call the whole cache.
 std::vector<Sequence> MlaKeySequences(const BoundCall& call);
