@@ -28,6 +28,7 @@
 #include "service/rpc/services.h"
 #include "service/session/measured_store.h"
 #include "service/session/memory_store.h"
+#include "service/session/model_sequences.h"
 #include "service/session/redis_store.h"
 #include "service/session/rocksdb_store.h"
 #include "service/session/sequence_store.h"
@@ -188,9 +189,19 @@ class Process {
                        .max_sequences = static_cast<size_t>(config_.max_sequences),
                        .max_bytes = config_.max_sequence_bytes});
     services_.push_back(MakeOperatorsService(*engine_, limits));
-    services_.push_back(MakeInferenceService(*engine_, *sequences_, limits, std::string(kVersion)));
     health_names_ = {"attnd.v1.Operators", "inference.GRPCInferenceService"};
-    if (config_.mode != Mode::kServe) return absl::OkStatus();
+    if (config_.mode == Mode::kServe) {
+      if (absl::Status s = MakeSessions(); !s.ok()) return s;
+      services_.push_back(MakeSessionsService(*manager_));
+      services_.push_back(MakeModelsService(*manager_));
+      health_names_.insert(health_names_.end(), {"attnd.v1.Sessions", "attnd.v1.Models"});
+    }
+    services_.push_back(MakeInferenceService(*engine_, *sequences_, model_sequences_.get(), limits,
+                                             std::string(kVersion)));
+    return absl::OkStatus();
+  }
+
+  absl::Status MakeSessions() {
     session_metrics_ = std::make_unique<SessionMetrics>(*metrics_registry_);
     models_ = std::make_unique<ModelTable>(config_.models,
                                            RunnerOptions{.step_seconds = &session_metrics_->step});
@@ -201,9 +212,7 @@ class Process {
         *models_, *store_, *session_metrics_,
         SessionLimits{.max_state_bytes = config_.max_session_bytes,
                       .idle_seconds = config_.session_idle_seconds});
-    services_.push_back(MakeSessionsService(*manager_));
-    services_.push_back(MakeModelsService(*manager_));
-    health_names_.insert(health_names_.end(), {"attnd.v1.Sessions", "attnd.v1.Models"});
+    model_sequences_ = std::make_unique<ModelSequences>(*manager_, config_.sequence_idle_seconds);
     return absl::OkStatus();
   }
 
@@ -282,6 +291,7 @@ class Process {
   std::unique_ptr<ModelTable> models_;
   std::unique_ptr<SessionStore> store_;
   std::unique_ptr<SessionManager> manager_;
+  std::unique_ptr<ModelSequences> model_sequences_;
   std::unique_ptr<RouterEngine> engine_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::vector<std::string> health_names_;

@@ -141,8 +141,7 @@ void SessionManager::Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSin
             request = std::move(request)](const absl::Status& status) mutable {
              if (!status.ok()) return refuse(status);
              if (session->log().position() == 0) {
-               return refuse(absl::FailedPreconditionError(absl::StrCat(
-                   "session ", session->id(), ": holds no token to go on from: append one")));
+               return refuse(HoldsNothing(session->id()));
              }
              v1::SessionRecord record;
              v1::SessionRecord::DecodeBegun& begun = *record.mutable_decode_begun();

@@ -104,6 +104,11 @@ absl::Status CheckDecode(const v1::DecodeRequest& request, int64_t vocab_size) {
   return ParamsOf(request.sampling()).Check();
 }
 
+absl::Status HoldsNothing(absl::string_view id) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("session ", id, ": holds no token to go on from: append one"));
+}
+
 absl::StatusOr<std::vector<int32_t>> TokensOf(
     const LoadedModel& model, const google::protobuf::RepeatedField<uint32_t>& tokens,
     const std::string& text) {

@@ -131,6 +131,10 @@ class SessionManager {
   // `gone` tells whether nobody waits for the answer any more; asked between pieces.
   void Score(v1::ScoreRequest request, absl::AnyInvocable<bool()> gone,
              absl::AnyInvocable<void(absl::StatusOr<v1::ScoreResponse>)> done);
+  // Of the token at a position, absent: behind the last; reads, and changes nothing.
+  // FAILED_PRECONDITION if nothing is before it, OUT_OF_RANGE beyond where the session stands.
+  void Logits(const std::string& id, std::optional<uint64_t> at,
+              absl::AnyInvocable<void(absl::StatusOr<std::vector<float>>)> done);
   void Tokenize(v1::TokenizeRequest request,
                 absl::AnyInvocable<void(absl::StatusOr<v1::TokenizeResponse>)> done);
 
