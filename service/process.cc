@@ -211,7 +211,10 @@ class Process {
     manager_ = std::make_unique<SessionManager>(
         *models_, *store_, *session_metrics_,
         SessionLimits{.max_state_bytes = config_.max_session_bytes,
-                      .idle_seconds = config_.session_idle_seconds});
+                      .idle_seconds = config_.session_idle_seconds,
+                      // The rest of the message is small.
+                      .max_answer_bytes = config_.max_message_bytes / 16 * 15},
+        engine_.get());
     model_sequences_ = std::make_unique<ModelSequences>(*manager_, config_.sequence_idle_seconds);
     return absl::OkStatus();
   }

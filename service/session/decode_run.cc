@@ -118,6 +118,8 @@ void SessionManager::Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSin
       session->Leave();
       sink->Done(std::move(status));
     };
+    if (session->op != nullptr)
+      return refuse(NoLanguageModel(session->id(), session->op->spec.id()));
     if (absl::Status s = CheckDecode(request, session->model->model->config().vocab_size);
         !s.ok()) {
       return refuse(s);

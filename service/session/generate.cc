@@ -182,6 +182,8 @@ void SessionManager::Logits(const std::string& id, std::optional<uint64_t> at,
       session->Leave();
       done(std::move(out));
     };
+    if (session->op != nullptr)
+      return answer(NoLanguageModel(session->id(), session->op->spec.id()));
     const uint64_t position = at.value_or(session->log().position());
     if (position == 0) return answer(HoldsNothing(session->id()));
     if (position > session->log().position()) {
