@@ -25,6 +25,8 @@
 #include "service/metrics/snapshot_metrics.h"
 #include "service/metrics/status_page.h"
 #include "service/router/router_engine.h"
+#include "service/router/session_proxy.h"
+#include "service/router/session_workers.h"
 #include "service/rpc/services.h"
 #include "service/session/measured_store.h"
 #include "service/session/memory_store.h"
@@ -175,7 +177,7 @@ class Process {
       worker_service_ = service.get();
       services_.push_back(std::move(service));
       health_names_ = {"attnd.v1.Worker"};
-      return absl::OkStatus();
+      return ServeSessions();
     }
     RpcLimits limits = {.max_message_bytes = config_.max_message_bytes,
                         .max_tensor_bytes = config_.max_tensor_bytes,
@@ -190,14 +192,24 @@ class Process {
                        .max_bytes = config_.max_sequence_bytes});
     services_.push_back(MakeOperatorsService(*engine_, limits));
     health_names_ = {"attnd.v1.Operators", "inference.GRPCInferenceService"};
-    if (config_.mode == Mode::kServe) {
-      if (absl::Status s = MakeSessions(); !s.ok()) return s;
-      services_.push_back(MakeSessionsService(*manager_));
-      services_.push_back(MakeModelsService(*manager_));
-      health_names_.insert(health_names_.end(), {"attnd.v1.Sessions", "attnd.v1.Models"});
-    }
+    if (absl::Status s = ServeSessions(); !s.ok()) return s;
     services_.push_back(MakeInferenceService(*engine_, *sequences_, model_sequences_.get(), limits,
                                              std::string(kVersion)));
+    return absl::OkStatus();
+  }
+
+  // Sessions and models: a router's are its workers'.
+  absl::Status ServeSessions() {
+    health_names_.insert(health_names_.end(), {"attnd.v1.Sessions", "attnd.v1.Models"});
+    if (config_.mode == Mode::kRouter) {
+      session_workers_ = std::make_unique<SessionWorkers>(config_.workers);
+      services_.push_back(MakeSessionsProxy(*session_workers_));
+      services_.push_back(MakeModelsProxy(*session_workers_));
+      return absl::OkStatus();
+    }
+    if (absl::Status s = MakeSessions(); !s.ok()) return s;
+    services_.push_back(MakeSessionsService(*manager_));
+    services_.push_back(MakeModelsService(*manager_));
     return absl::OkStatus();
   }
 
@@ -295,6 +307,7 @@ class Process {
   std::unique_ptr<SessionStore> store_;
   std::unique_ptr<SessionManager> manager_;
   std::unique_ptr<ModelSequences> model_sequences_;
+  std::unique_ptr<SessionWorkers> session_workers_;  // Of a router.
   std::unique_ptr<RouterEngine> engine_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::vector<std::string> health_names_;
