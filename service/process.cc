@@ -25,9 +25,12 @@
 #include "service/metrics/snapshot_metrics.h"
 #include "service/metrics/status_page.h"
 #include "service/router/router_engine.h"
+#include "service/router/session_proxy.h"
+#include "service/router/session_workers.h"
 #include "service/rpc/services.h"
 #include "service/session/measured_store.h"
 #include "service/session/memory_store.h"
+#include "service/session/model_sequences.h"
 #include "service/session/redis_store.h"
 #include "service/session/rocksdb_store.h"
 #include "service/session/sequence_store.h"
@@ -181,7 +184,7 @@ class Process {
       worker_service_ = service.get();
       services_.push_back(std::move(service));
       health_names_ = {"attnd.v1.Worker"};
-      return absl::OkStatus();
+      return ServeSessions();
     }
     RpcLimits limits = {.max_message_bytes = config_.max_message_bytes,
                         .max_tensor_bytes = config_.max_tensor_bytes,
@@ -195,22 +198,48 @@ class Process {
                        .max_sequences = static_cast<size_t>(config_.max_sequences),
                        .max_bytes = config_.max_sequence_bytes});
     services_.push_back(MakeOperatorsService(*engine_, limits));
-    services_.push_back(MakeInferenceService(*engine_, *sequences_, limits, std::string(kVersion)));
     health_names_ = {"attnd.v1.Operators", "inference.GRPCInferenceService"};
-    if (config_.mode != Mode::kServe) return absl::OkStatus();
+    if (absl::Status s = ServeSessions(); !s.ok()) return s;
+    services_.push_back(MakeInferenceService(*engine_, *sequences_, model_sequences_.get(), limits,
+                                             std::string(kVersion)));
+    return absl::OkStatus();
+  }
+
+  // Sessions and models: a router's are its workers'.
+  absl::Status ServeSessions() {
+    health_names_.insert(health_names_.end(), {"attnd.v1.Sessions", "attnd.v1.Models"});
+    if (config_.mode == Mode::kRouter) {
+      session_workers_ = std::make_unique<SessionWorkers>(config_.workers);
+      services_.push_back(MakeSessionsProxy(*session_workers_));
+      services_.push_back(MakeModelsProxy(*session_workers_));
+      return absl::OkStatus();
+    }
+    if (absl::Status s = MakeSessions(); !s.ok()) return s;
+    services_.push_back(MakeSessionsService(*manager_));
+    services_.push_back(MakeModelsService(*manager_));
+    return absl::OkStatus();
+  }
+
+  absl::Status MakeSessions() {
     session_metrics_ = std::make_unique<SessionMetrics>(*metrics_registry_);
-    models_ = std::make_unique<ModelTable>(
-        config_.models, RunnerOptions{.step_seconds = &session_metrics_->step}, models_device_);
+    RunnerOptions runner{.step_seconds = &session_metrics_->step};
+    if (models_device_ != nullptr) {
+      // A GPU's step takes as long for many rows as for one.
+      runner.step_rows = 4096;
+      runner.max_sequences = 1024;
+    }
+    models_ = std::make_unique<ModelTable>(config_.models, runner, models_device_);
     absl::StatusOr<std::unique_ptr<SessionStore>> store = OpenStore();
     if (!store.ok()) return store.status();
     store_ = std::make_unique<MeasuredStore>(*std::move(store), *session_metrics_);
     manager_ = std::make_unique<SessionManager>(
         *models_, *store_, *session_metrics_,
         SessionLimits{.max_state_bytes = config_.max_session_bytes,
-                      .idle_seconds = config_.session_idle_seconds});
-    services_.push_back(MakeSessionsService(*manager_));
-    services_.push_back(MakeModelsService(*manager_));
-    health_names_.insert(health_names_.end(), {"attnd.v1.Sessions", "attnd.v1.Models"});
+                      .idle_seconds = config_.session_idle_seconds,
+                      // The rest of the message is small.
+                      .max_answer_bytes = config_.max_message_bytes / 16 * 15},
+        engine_.get());
+    model_sequences_ = std::make_unique<ModelSequences>(*manager_, config_.sequence_idle_seconds);
     return absl::OkStatus();
   }
 
@@ -290,6 +319,8 @@ class Process {
   std::unique_ptr<ModelTable> models_;
   std::unique_ptr<SessionStore> store_;
   std::unique_ptr<SessionManager> manager_;
+  std::unique_ptr<ModelSequences> model_sequences_;
+  std::unique_ptr<SessionWorkers> session_workers_;  // Of a router.
   std::unique_ptr<RouterEngine> engine_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::vector<std::string> health_names_;

@@ -33,8 +33,13 @@ void OnCall(CLI::App* command, Session& session, Body body) {
   });
 }
 
+// A language model's name or an operator's id; empty where the server tells no more than the name.
+const std::string& Runs(const v1::Session& session) {
+  return session.op().empty() ? session.model() : session.op();
+}
+
 std::string Expiry(const v1::Session& session) {
-  return session.model().empty() ? "" : absl::StrFormat("%.0f", session.expires_in_seconds());
+  return Runs(session).empty() ? "" : absl::StrFormat("%.0f", session.expires_in_seconds());
 }
 
 absl::Status PrintSession(const Session& options, const absl::StatusOr<v1::Session>& session) {
@@ -46,6 +51,7 @@ absl::Status PrintSession(const Session& options, const absl::StatusOr<v1::Sessi
   };
   add("session", session->session());
   add("model", session->model());
+  add("operator", session->op());
   add("position", absl::StrCat(session->position()));
   add("durable", absl::StrCat(session->durable_position()));
   add("durability", v1::SessionDurability_Name(session->durability()));
@@ -121,8 +127,8 @@ void AddSessionList(CLI::App& group, Session& session) {
     Table table({"SESSION", "MODEL", "POSITION", "TIER", "STATE BYTES", "EXPIRES IN S"});
     for (const v1::Session& one : *all) {
       // Of one that only the store has, the server tells no more than its name.
-      const bool live = !one.model().empty();
-      table.Add({one.session(), one.model(), live ? absl::StrCat(one.position()) : "",
+      const bool live = !Runs(one).empty();
+      table.Add({one.session(), Runs(one), live ? absl::StrCat(one.position()) : "",
                  live ? one.tier() : "store", live ? absl::StrCat(one.state_bytes()) : "",
                  Expiry(one)});
     }
@@ -245,7 +251,7 @@ void AddRewind(CLI::App& group, Session& session) {
   auto options = std::make_shared<Options>();
   CLI::App* command = group.add_subcommand("rewind", "Take back everything from a position on");
   AddName(command, options->name);
-  command->add_option("position", options->position, "Tokens that stay")->required();
+  command->add_option("position", options->position, "Tokens, or positions, that stay")->required();
   AddExpected(command, options->expected);
   OnCall(command, session, [options, &session](const client::Sessions& sessions) {
     v1::RewindRequest request;
@@ -316,7 +322,7 @@ void AddImport(CLI::App& group, Session& session) {
 
 void AddSessions(CLI::App& app, Session& session) {
   CLI::App* group = app.add_subcommand(
-      "session", "Decode sessions of models: their tokens stay until they are deleted");
+      "session", "Sessions of models and operators: what they hold stays until they are deleted");
   group->require_subcommand(1);
   group->fallthrough();
   AddCreate(*group, session);

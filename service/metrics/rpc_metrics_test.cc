@@ -22,7 +22,7 @@ class RpcMetricsTest : public ::testing::Test {
  protected:
   RpcMetricsTest() {
     services_.push_back(MakeOperatorsService(engine_, {}));
-    services_.push_back(MakeInferenceService(engine_, sequences_, {}, "test"));
+    services_.push_back(MakeInferenceService(engine_, sequences_, nullptr, {}, "test"));
     std::vector<grpc::Service*> services;
     for (const auto& service : services_) services.push_back(service.get());
     absl::StatusOr<std::unique_ptr<GrpcServer>> server =

@@ -93,6 +93,63 @@ absl::StatusOr<absl::string_view> TypedBytes(absl::string_view op, const Input& 
                  absl::StrCat(elements, " for ", input.datatype()));
 }
 
+absl::Status DecodeInputs(absl::string_view op,
+                          const std::shared_ptr<const ModelInferRequest>& message,
+                          NamedTensors& inputs) {
+  if (absl::Status s = CheckInputs(op, *message); !s.ok()) return s;
+  for (int i = 0; i < message->inputs_size(); ++i) {
+    if (absl::Status s = DecodeInput(op, message, i, inputs); !s.ok()) return s;
+  }
+  return absl::OkStatus();
+}
+
+// What the server keeps of a sequence is not the client's to give, but for its beginning.
+absl::Status CheckSequence(const Operator& op, const InferCall& call) {
+  const SequenceStep& step = call.sequence;
+  const std::string& id = op.spec.id();
+  if (step.id.empty()) {
+    if (!step.start && !step.end) return absl::OkStatus();
+    return Refusal(id, step.start ? "sequence_start" : "sequence_end", "without sequence_id",
+                   "a sequence_id that is not 0 or empty");
+  }
+  if (!op.spec.has_state()) {
+    return Refusal(id, "sequence_id", Quoted(step.id), "none: this operator has no state");
+  }
+  for (const auto& [name, tensor] : call.call.request.inputs) {
+    if (step.start || FinalStateName(name).empty()) continue;
+    return Refusal(id, name, absl::StrCat("within sequence ", Quoted(step.id)),
+                   "none but with sequence_start: the server keeps it");
+  }
+  return absl::OkStatus();
+}
+
+void SetParameter(inference::ModelInferResponse& response, const char* name,
+                  const std::string& value) {
+  (*response.mutable_parameters())[name].set_string_param(value);
+}
+
+}  // namespace
+
+absl::StatusOr<const Operator*> FindModel(const Registry& registry, absl::string_view name,
+                                          absl::string_view version) {
+  if (absl::Status s = CheckName("call", "model", name); !s.ok()) return s;
+  absl::string_view id = name;
+  absl::ConsumePrefix(&id, "op.");
+  absl::StatusOr<const Operator*> op = registry.Find(id);
+  if (op.ok() && !version.empty() && version != kModelVersion) {
+    return absl::NotFoundError(absl::StrCat(name, ": version: given '", Quoted(version),
+                                            "', expected '", kModelVersion, "' or none"));
+  }
+  return op;
+}
+
+absl::string_view InferenceTypeName(DType dtype) {
+  for (const auto& [name, type] : kTypes) {
+    if (type == dtype) return name;
+  }
+  return "";
+}
+
 absl::Status CheckTensorParameters(
     absl::string_view op, const std::string& tensor,
     const google::protobuf::Map<std::string, inference::InferParameter>& parameters) {
@@ -151,68 +208,14 @@ absl::Status DecodeInput(absl::string_view op,
   return absl::OkStatus();
 }
 
-absl::Status DecodeInputs(absl::string_view op,
-                          const std::shared_ptr<const ModelInferRequest>& message,
-                          NamedTensors& inputs) {
-  const int raw = message->raw_input_contents_size();
-  if (absl::Status s = CheckCount(op, "inputs", message->inputs_size(), kMaxInputs); !s.ok()) {
+absl::Status CheckInputs(absl::string_view op, const ModelInferRequest& message) {
+  const int raw = message.raw_input_contents_size();
+  if (absl::Status s = CheckCount(op, "inputs", message.inputs_size(), kMaxInputs); !s.ok()) {
     return s;
   }
-  if (raw > 0 && raw != message->inputs_size()) {
-    return Refusal(op, "raw_input_contents", absl::StrCat(raw, " entries"),
-                   absl::StrCat(message->inputs_size(), ", one for each of inputs"));
-  }
-  for (int i = 0; i < message->inputs_size(); ++i) {
-    if (absl::Status s = DecodeInput(op, message, i, inputs); !s.ok()) return s;
-  }
-  return absl::OkStatus();
-}
-
-// What the server keeps of a sequence is not the client's to give, but for its beginning.
-absl::Status CheckSequence(const Operator& op, const InferCall& call) {
-  const SequenceStep& step = call.sequence;
-  const std::string& id = op.spec.id();
-  if (step.id.empty()) {
-    if (!step.start && !step.end) return absl::OkStatus();
-    return Refusal(id, step.start ? "sequence_start" : "sequence_end", "without sequence_id",
-                   "a sequence_id that is not 0 or empty");
-  }
-  if (!op.spec.has_state()) {
-    return Refusal(id, "sequence_id", Quoted(step.id), "none: this operator has no state");
-  }
-  for (const auto& [name, tensor] : call.call.request.inputs) {
-    if (step.start || FinalStateName(name).empty()) continue;
-    return Refusal(id, name, absl::StrCat("within sequence ", Quoted(step.id)),
-                   "none but with sequence_start: the server keeps it");
-  }
-  return absl::OkStatus();
-}
-
-void SetParameter(inference::ModelInferResponse& response, const char* name,
-                  const std::string& value) {
-  (*response.mutable_parameters())[name].set_string_param(value);
-}
-
-}  // namespace
-
-absl::StatusOr<const Operator*> FindModel(const Registry& registry, absl::string_view name,
-                                          absl::string_view version) {
-  if (absl::Status s = CheckName("call", "model", name); !s.ok()) return s;
-  absl::string_view id = name;
-  absl::ConsumePrefix(&id, "op.");
-  absl::StatusOr<const Operator*> op = registry.Find(id);
-  if (op.ok() && !version.empty() && version != kModelVersion) {
-    return absl::NotFoundError(absl::StrCat(name, ": version: given '", Quoted(version),
-                                            "', expected '", kModelVersion, "' or none"));
-  }
-  return op;
-}
-
-absl::string_view InferenceTypeName(DType dtype) {
-  for (const auto& [name, type] : kTypes) {
-    if (type == dtype) return name;
-  }
-  return "";
+  if (raw == 0 || raw == message.inputs_size()) return absl::OkStatus();
+  return Refusal(op, "raw_input_contents", absl::StrCat(raw, " entries"),
+                 absl::StrCat(message.inputs_size(), ", one for each of inputs"));
 }
 
 absl::StatusOr<InferCall> DecodeInfer(const Registry& registry,

@@ -16,8 +16,9 @@
 
 namespace attnd {
 
-// The one version that every operator has.
+// The one version that every model has, and what runs it.
 inline constexpr absl::string_view kModelVersion = "1";
+inline constexpr absl::string_view kPlatform = "attnd";
 
 // The operator that a model's name means: its id, or "op." and its id. NOT_FOUND if there is none,
 // or not in that version ("" is any).
@@ -43,6 +44,17 @@ struct InferCall {
   std::string id;
   SequenceStep sequence;
 };
+
+// The input of that index as a tensor of any type that operators take: a view into `message`.
+absl::Status DecodeInput(absl::string_view op,
+                         const std::shared_ptr<const inference::ModelInferRequest>& message,
+                         int index, NamedTensors& inputs);
+// How many inputs and contents there are.
+absl::Status CheckInputs(absl::string_view op, const inference::ModelInferRequest& message);
+// Parameters of an input or output: UNIMPLEMENTED for shared memory and classification.
+absl::Status CheckTensorParameters(
+    absl::string_view op, const std::string& tensor,
+    const google::protobuf::Map<std::string, inference::InferParameter>& parameters);
 
 // Tensors are views into `message`, which they keep alive. Errors as in codec.h's DecodeCall;
 // UNIMPLEMENTED for tensors in shared memory and for classification.

@@ -20,34 +20,6 @@ using inference::InferParameter;
 // Longest JSON text of a list: some ten thousand numbers.
 constexpr size_t kMaxJson = 128 << 10;
 
-std::string Given(const InferParameter& value) {
-  switch (value.parameter_choice_case()) {
-    case InferParameter::kBoolParam:
-      return value.bool_param() ? "true" : "false";
-    case InferParameter::kInt64Param:
-      return absl::StrCat(value.int64_param());
-    case InferParameter::kUint64Param:
-      return absl::StrCat(value.uint64_param());
-    case InferParameter::kDoubleParam:
-      return absl::StrCat(value.double_param());
-    case InferParameter::kStringParam:
-      return absl::StrCat("'", Quoted(value.string_param()), "'");
-    case InferParameter::PARAMETER_CHOICE_NOT_SET:
-      break;
-  }
-  return "no value";
-}
-
-// Clients send integers signed or unsigned, as their language has it.
-std::optional<int64_t> Integer(const InferParameter& value) {
-  if (value.parameter_choice_case() == InferParameter::kInt64Param) return value.int64_param();
-  if (value.parameter_choice_case() == InferParameter::kUint64Param &&
-      value.uint64_param() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
-    return static_cast<int64_t>(value.uint64_param());
-  }
-  return std::nullopt;
-}
-
 bool IsList(AttrType type) {
   return type == AttrType::kBoolList || type == AttrType::kIntList || type == AttrType::kFloatList;
 }
@@ -61,7 +33,7 @@ absl::StatusOr<AttrValue> DecodeAttribute(absl::string_view op, absl::string_vie
       return AttrValue(value.double_param());
     case InferParameter::kInt64Param:
     case InferParameter::kUint64Param:
-      if (const std::optional<int64_t> integer = Integer(value)) return AttrValue(*integer);
+      if (const std::optional<int64_t> integer = IntegerOf(value)) return AttrValue(*integer);
       return Refusal(op, name, Given(value), "an integer below 2^63");
     case InferParameter::kStringParam:
       if (attribute != nullptr && IsList(attribute->type)) {
@@ -74,16 +46,16 @@ absl::StatusOr<AttrValue> DecodeAttribute(absl::string_view op, absl::string_vie
   return Refusal(op, name, "no value", "bool, int64, double or string");
 }
 
-// Reads the reserved names into a call.
+// Reads the reserved names.
 class Reserved {
  public:
-  Reserved(const OpSpec& spec, InferCall& call) : op_(spec.id()), call_(call) {}
+  Reserved(absl::string_view op, ReservedParameters& out) : op_(op), out_(out) {}
 
   // nullopt: the name is not reserved.
   std::optional<absl::Status> Read(absl::string_view name, const InferParameter& value) {
     if (name == "sequence_id") return ReadSequenceId(value);
-    if (name == "sequence_start") return ReadBool(name, value, call_.sequence.start);
-    if (name == "sequence_end") return ReadBool(name, value, call_.sequence.end);
+    if (name == "sequence_start") return ReadBool(name, value, out_.sequence.start);
+    if (name == "sequence_end") return ReadBool(name, value, out_.sequence.end);
     if (name == "priority") return ReadPriority(value);
     if (name == "timeout") return ReadTimeout(value);
     if (name == "attnd_kernel" || name == "kernel") return ReadKernel(name, value);
@@ -115,36 +87,36 @@ class Reserved {
                        absl::StrCat("at most ", kMaxId, " bytes"));
       }
       if (!value.string_param().empty()) {
-        call_.sequence.id = absl::StrCat("'", value.string_param(), "'");
+        out_.sequence.id = absl::StrCat("'", value.string_param(), "'");
       }
       return absl::OkStatus();
     }
     if (value.parameter_choice_case() == InferParameter::kUint64Param) {
-      if (value.uint64_param() != 0) call_.sequence.id = absl::StrCat(value.uint64_param());
+      if (value.uint64_param() != 0) out_.sequence.id = absl::StrCat(value.uint64_param());
       return absl::OkStatus();
     }
-    const std::optional<int64_t> integer = Integer(value);
+    const std::optional<int64_t> integer = IntegerOf(value);
     if (!integer) return Refusal(op_, "sequence_id", Given(value), "an integer or a string");
-    if (*integer != 0) call_.sequence.id = absl::StrCat(*integer);
+    if (*integer != 0) out_.sequence.id = absl::StrCat(*integer);
     return absl::OkStatus();
   }
 
   // The standard's clients count from 1, the highest; 0 is the default, which is the lowest here.
   absl::Status ReadPriority(const InferParameter& value) {
-    const std::optional<int64_t> level = Integer(value);
+    const std::optional<int64_t> level = IntegerOf(value);
     if (!level || *level < 0) {
       return Refusal(op_, "priority", Given(value), "an integer: 1 is highest, 0 the default");
     }
-    call_.call.priority = *level == 1 ? 2 : *level == 2 ? 1 : 0;
+    out_.priority = *level == 1 ? 2 : *level == 2 ? 1 : 0;
     return absl::OkStatus();
   }
 
   absl::Status ReadTimeout(const InferParameter& value) {
-    const std::optional<int64_t> microseconds = Integer(value);
+    const std::optional<int64_t> microseconds = IntegerOf(value);
     if (!microseconds || *microseconds < 0) {
       return Refusal(op_, "timeout", Given(value), "microseconds, 0 for none");
     }
-    if (*microseconds > 0) call_.call.deadline = absl::Now() + absl::Microseconds(*microseconds);
+    if (*microseconds > 0) out_.deadline = absl::Now() + absl::Microseconds(*microseconds);
     return absl::OkStatus();
   }
 
@@ -153,7 +125,7 @@ class Reserved {
       return Refusal(op_, name, Given(value), "a string: 'composed' or a kernel's name");
     }
     if (absl::Status s = CheckText(op_, name, value.string_param()); !s.ok()) return s;
-    std::string& kernel = call_.call.request.kernel;
+    std::string& kernel = out_.kernel;
     if (!kernel.empty() && kernel != value.string_param()) {
       return Refusal(op_, name, Given(value),
                      "one kernel: attnd_kernel and kernel mean the same and differ");
@@ -162,11 +134,43 @@ class Reserved {
     return absl::OkStatus();
   }
 
-  const std::string& op_;
-  InferCall& call_;
+  const absl::string_view op_;
+  ReservedParameters& out_;
 };
 
 }  // namespace
+
+std::string Given(const InferParameter& value) {
+  switch (value.parameter_choice_case()) {
+    case InferParameter::kBoolParam:
+      return value.bool_param() ? "true" : "false";
+    case InferParameter::kInt64Param:
+      return absl::StrCat(value.int64_param());
+    case InferParameter::kUint64Param:
+      return absl::StrCat(value.uint64_param());
+    case InferParameter::kDoubleParam:
+      return absl::StrCat(value.double_param());
+    case InferParameter::kStringParam:
+      return absl::StrCat("'", Quoted(value.string_param()), "'");
+    case InferParameter::PARAMETER_CHOICE_NOT_SET:
+      break;
+  }
+  return "no value";
+}
+
+std::optional<int64_t> IntegerOf(const InferParameter& value) {
+  if (value.parameter_choice_case() == InferParameter::kInt64Param) return value.int64_param();
+  if (value.parameter_choice_case() == InferParameter::kUint64Param &&
+      value.uint64_param() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+    return static_cast<int64_t>(value.uint64_param());
+  }
+  return std::nullopt;
+}
+
+std::optional<absl::Status> ReadReserved(absl::string_view op, absl::string_view name,
+                                         const InferParameter& value, ReservedParameters& out) {
+  return Reserved(op, out).Read(name, value);
+}
 
 absl::Status DecodeParameters(const OpSpec& spec, const InferParameters& parameters,
                               InferCall& call) {
@@ -176,12 +180,12 @@ absl::Status DecodeParameters(const OpSpec& spec, const InferParameters& paramet
       !s.ok()) {
     return s;
   }
-  Reserved reserved(spec, call);
+  ReservedParameters reserved;
   for (const auto& [name, value] : parameters) {
     if (absl::Status s = CheckName(op, "parameter", name); !s.ok()) return s;
     const AttrSpec* attribute = spec.FindAttribute(name);
     if (attribute == nullptr) {
-      if (const std::optional<absl::Status> read = reserved.Read(name, value)) {
+      if (const auto read = ReadReserved(op, name, value, reserved)) {
         if (!read->ok()) return *read;
         continue;
       }
@@ -190,6 +194,10 @@ absl::Status DecodeParameters(const OpSpec& spec, const InferParameters& paramet
     if (!decoded.ok()) return decoded.status();
     call.call.request.attributes.Set(name, *std::move(decoded));
   }
+  call.sequence = reserved.sequence;
+  call.call.priority = reserved.priority;
+  call.call.deadline = reserved.deadline;
+  call.call.request.kernel = reserved.kernel;
   return absl::OkStatus();
 }
 

@@ -1,5 +1,5 @@
 // inference.GRPCInferenceService: the Open Inference Protocol and the extensions that stock clients
-// call. An operator is a model.
+// call. An operator is a model, and a language model is one.
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -12,6 +12,7 @@
 #include "service/rpc/call_stream.h"
 #include "service/rpc/grpc_status.h"
 #include "service/rpc/infer_codec.h"
+#include "service/rpc/language_inference.h"
 #include "service/rpc/model_description.h"
 #include "service/rpc/services.h"
 #include "service/rpc/wire_tensor.h"
@@ -51,11 +52,21 @@ grpc::ServerUnaryReactor* Answer(CallbackServerContext* context, const absl::Sta
   return reactor;
 }
 
+// Starts a call that ends with the status that `invoke` brings.
+template <typename Invoke>
+grpc::ServerUnaryReactor* Later(Invoke invoke) {
+  const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
+  invoke([call](const absl::Status& status) { call->Finish(ToInferenceStatus(status)); });
+  return call.get();
+}
+
 class InferenceService final : public Base {
  public:
-  InferenceService(Engine& engine, SequenceStore& sequences, const RpcLimits& limits,
-                   std::string version)
-      : engine_(engine), sequences_(sequences), limits_(limits), version_(std::move(version)) {}
+  InferenceService(Engine& engine, SequenceStore& sequences, ModelSequences* models,
+                   const RpcLimits& limits, std::string version)
+      : engine_(engine), sequences_(sequences), limits_(limits), version_(std::move(version)) {
+    if (models != nullptr) language_ = std::make_unique<LanguageInference>(*models);
+  }
 
   grpc::ServerUnaryReactor* ServerLive(CallbackServerContext* context,
                                        const inference::ServerLiveRequest*,
@@ -71,10 +82,21 @@ class InferenceService final : public Base {
     return Answer(context, absl::OkStatus());
   }
 
-  // A model that is not there is not ready; that is no error.
+  // A model that is not there, or not loaded, is not ready; that is no error.
   grpc::ServerUnaryReactor* ModelReady(CallbackServerContext* context,
                                        const inference::ModelReadyRequest* request,
                                        inference::ModelReadyResponse* response) override {
+    if (IsLanguage(request->name())) {
+      return Later([&](auto done) {
+        language_->List(
+            [name = request->name(), response, done = std::move(done)](const auto& models) mutable {
+              for (size_t i = 0; models.ok() && i < models->size(); ++i) {
+                if ((*models)[i].name == name) response->set_ready((*models)[i].loaded);
+              }
+              done(models.status());
+            });
+      });
+    }
     response->set_ready(engine_.ready() &&
                         FindModel(engine_.registry(), request->name(), request->version()).ok());
     return Answer(context, absl::OkStatus());
@@ -95,6 +117,15 @@ class InferenceService final : public Base {
   grpc::ServerUnaryReactor* ModelMetadata(CallbackServerContext* context,
                                           const inference::ModelMetadataRequest* request,
                                           inference::ModelMetadataResponse* response) override {
+    if (IsLanguage(request->name())) {
+      return Later([&](auto done) {
+        language_->DescribeMetadata(request->name(), request->version(),
+                                    [response, done = std::move(done)](auto metadata) mutable {
+                                      if (metadata.ok()) *response = *std::move(metadata);
+                                      done(metadata.status());
+                                    });
+      });
+    }
     const auto op = FindModel(engine_.registry(), request->name(), request->version());
     if (op.ok()) *response = DescribeMetadata((*op)->spec, request->name());
     return Answer(context, op.status());
@@ -103,6 +134,17 @@ class InferenceService final : public Base {
   grpc::ServerUnaryReactor* ModelConfig(CallbackServerContext* context,
                                         const inference::ModelConfigRequest* request,
                                         inference::ModelConfigResponse* response) override {
+    if (IsLanguage(request->name())) {
+      return Later([&](auto done) {
+        language_->DescribeConfig(request->name(), request->version(),
+                                  [response, done = std::move(done)](auto config) mutable {
+                                    if (config.ok()) {
+                                      *response->mutable_config() = *std::move(config);
+                                    }
+                                    done(config.status());
+                                  });
+      });
+    }
     const auto op = FindModel(engine_.registry(), request->name(), request->version());
     if (op.ok()) {
       *response->mutable_config() =
@@ -162,8 +204,14 @@ class InferenceService final : public Base {
   void RunInStream(ByteBuffer& bytes, absl::Time deadline, bool end_on_error,
                    const std::shared_ptr<CancelToken>& cancel, CallStream::Reply reply);
 
+  // Whether the name means a language model, and this server has some.
+  bool IsLanguage(absl::string_view name) const {
+    return language_ != nullptr && IsLanguageModel(name);
+  }
+
   Engine& engine_;
   SequenceStore& sequences_;
+  std::unique_ptr<LanguageInference> language_;  // Null: there are no language models.
   const RpcLimits limits_;
   const std::string version_;
 };
@@ -171,6 +219,10 @@ class InferenceService final : public Base {
 grpc::ServerUnaryReactor* InferenceService::ModelStatistics(
     CallbackServerContext* context, const inference::ModelStatisticsRequest* request,
     inference::ModelStatisticsResponse* response) {
+  if (IsLanguage(request->name())) {
+    *response->add_model_stats() = language_->Statistics(request->name());
+    return Answer(context, absl::OkStatus());
+  }
   if (!request->name().empty()) {
     const auto op = FindModel(engine_.registry(), request->name(), request->version());
     if (op.ok()) {
@@ -182,6 +234,10 @@ grpc::ServerUnaryReactor* InferenceService::ModelStatistics(
   for (const Operator* op : engine_.registry().operators()) {
     const std::string& id = op->spec.id();
     *response->add_model_stats() = DescribeStatistics(id, engine_.Statistics(id));
+  }
+  if (language_ == nullptr) return Answer(context, absl::OkStatus());
+  for (inference::ModelStatistics& statistics : language_->Statistics()) {
+    *response->add_model_stats() = std::move(statistics);
   }
   return Answer(context, absl::OkStatus());
 }
@@ -198,16 +254,27 @@ grpc::ServerUnaryReactor* InferenceService::RepositoryIndex(
   if (absl::Status s = CheckRepository(request->repository_name()); !s.ok()) {
     return Answer(context, s);
   }
-  const bool ready = engine_.ready();
-  for (const Operator* op : engine_.registry().operators()) {
-    if (request->ready() && !ready) continue;
+  const auto add = [response, wanted = request->ready()](const std::string& name, bool ready,
+                                                         const char* reason) {
+    if (wanted && !ready) return;
     auto& model = *response->add_models();
-    model.set_name(op->spec.id());
+    model.set_name(name);
     model.set_version(std::string(kModelVersion));
     model.set_state(ready ? "READY" : "UNAVAILABLE");
-    if (!ready) model.set_reason("no worker takes calls");
+    if (!ready) model.set_reason(reason);
+  };
+  for (const Operator* op : engine_.registry().operators()) {
+    add(op->spec.id(), engine_.ready(), "no worker takes calls");
   }
-  return Answer(context, absl::OkStatus());
+  if (language_ == nullptr) return Answer(context, absl::OkStatus());
+  return Later([&](auto done) {
+    language_->List([add, done = std::move(done)](const auto& models) mutable {
+      for (size_t i = 0; models.ok() && i < models->size(); ++i) {
+        add((*models)[i].name, (*models)[i].loaded, "not loaded: the first call loads it");
+      }
+      done(models.status());
+    });
+  });
 }
 
 // Operators are there from the start, so that loading one succeeds and changes nothing.
@@ -215,12 +282,17 @@ grpc::ServerUnaryReactor* InferenceService::RepositoryModelLoad(
     CallbackServerContext* context, const inference::RepositoryModelLoadRequest* request,
     inference::RepositoryModelLoadResponse*) {
   absl::Status status = CheckRepository(request->repository_name());
-  if (status.ok()) status = FindModel(engine_.registry(), request->model_name(), "").status();
+  if (status.ok() && IsLanguage(request->model_name()) && request->parameters_size() == 0) {
+    return Later([&](auto done) { language_->Load(request->model_name(), std::move(done)); });
+  }
+  if (status.ok() && !IsLanguage(request->model_name())) {
+    status = FindModel(engine_.registry(), request->model_name(), "").status();
+  }
   if (status.ok() && request->parameters_size() > 0) {
-    status = absl::UnimplementedError(
-        absl::StrCat(request->model_name(),
-                     ": given load parameters, expected none: operators are built in and have no "
-                     "files or configuration to replace"));
+    status = absl::UnimplementedError(absl::StrCat(
+        request->model_name(),
+        ": given load parameters, expected none: models have no files or configuration "
+        "that a client may replace"));
   }
   return Answer(context, status);
 }
@@ -229,6 +301,9 @@ grpc::ServerUnaryReactor* InferenceService::RepositoryModelUnload(
     CallbackServerContext* context, const inference::RepositoryModelUnloadRequest* request,
     inference::RepositoryModelUnloadResponse*) {
   absl::Status status = CheckRepository(request->repository_name());
+  if (status.ok() && IsLanguage(request->model_name())) {
+    return Later([&](auto done) { language_->Unload(request->model_name(), std::move(done)); });
+  }
   if (status.ok()) status = FindModel(engine_.registry(), request->model_name(), "").status();
   if (status.ok()) {
     status = absl::UnimplementedError(
@@ -272,6 +347,10 @@ NamedTensors NextStates(const OpSpec& spec, const NamedTensors& outputs) {
 void InferenceService::Run(std::shared_ptr<const inference::ModelInferRequest> message,
                            absl::Time deadline, const std::shared_ptr<CancelToken>& cancel,
                            bool streamed, Answered answered) {
+  if (IsLanguage(message->model_name())) {
+    return language_->Infer(message, deadline, cancel, streamed, limits_.max_message_bytes,
+                            std::move(answered));
+  }
   absl::StatusOr<InferCall> decoded =
       Guarded([&] { return DecodeInfer(engine_.registry(), message); });
   if (!decoded.ok()) {
@@ -392,8 +471,9 @@ grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>* InferenceService::ModelStreamIn
 }  // namespace
 
 std::unique_ptr<grpc::Service> MakeInferenceService(Engine& engine, SequenceStore& sequences,
-                                                    const RpcLimits& limits, std::string version) {
-  return std::make_unique<InferenceService>(engine, sequences, limits, std::move(version));
+                                                    ModelSequences* models, const RpcLimits& limits,
+                                                    std::string version) {
+  return std::make_unique<InferenceService>(engine, sequences, models, limits, std::move(version));
 }
 
 }  // namespace attnd

@@ -6,8 +6,6 @@
 namespace attnd {
 namespace {
 
-constexpr char kPlatform[] = "attnd";
-
 // The type that stock clients are told for a port: they know one type for each tensor.
 DType AnnouncedType(const OpSpec& spec, const Port& port) {
   switch (port.type) {
@@ -74,7 +72,7 @@ inference::ModelMetadataResponse DescribeMetadata(const OpSpec& spec, const std:
   inference::ModelMetadataResponse wire;
   wire.set_name(name);
   wire.add_versions(std::string(kModelVersion));
-  wire.set_platform(kPlatform);
+  wire.set_platform(std::string(kPlatform));
   for (const Port& port : spec.inputs()) FillMetadata(spec, port, wire.add_inputs());
   for (const Port& port : spec.outputs()) FillMetadata(spec, port, wire.add_outputs());
   return wire;
@@ -84,8 +82,8 @@ inference::ModelConfig DescribeConfig(const OpSpec& spec, const std::string& nam
                                       absl::Duration sequence_idle) {
   inference::ModelConfig wire;
   wire.set_name(name);
-  wire.set_platform(kPlatform);
-  wire.set_backend(kPlatform);
+  wire.set_platform(std::string(kPlatform));
+  wire.set_backend(std::string(kPlatform));
   wire.mutable_version_policy()->mutable_latest()->set_num_versions(1);
   wire.mutable_model_transaction_policy()->set_decoupled(false);
   for (const Port& port : spec.inputs()) {

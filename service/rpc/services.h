@@ -38,9 +38,12 @@ std::unique_ptr<grpc::Service> MakeOperatorsService(Engine& engine, const RpcLim
 
 // inference.GRPCInferenceService: the Open Inference Protocol with the extensions that stock
 // clients call. Sequences (sequence_id) keep their states in `sequences`, which must outlive the
-// service. `version` is what ServerMetadata tells.
+// service. `models` has the language models; null: there are none. `version` is what ServerMetadata
+// tells.
+class ModelSequences;
 std::unique_ptr<grpc::Service> MakeInferenceService(Engine& engine, SequenceStore& sequences,
-                                                    const RpcLimits& limits, std::string version);
+                                                    ModelSequences* models, const RpcLimits& limits,
+                                                    std::string version);
 
 class SessionManager;
 

@@ -118,6 +118,8 @@ void SessionManager::Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSin
       session->Leave();
       sink->Done(std::move(status));
     };
+    if (session->op != nullptr)
+      return refuse(NoLanguageModel(session->id(), session->op->spec.id()));
     if (absl::Status s = CheckDecode(request, session->model->model->config().vocab_size);
         !s.ok()) {
       return refuse(s);
@@ -141,8 +143,7 @@ void SessionManager::Decode(v1::DecodeRequest request, std::shared_ptr<DecodeSin
             request = std::move(request)](const absl::Status& status) mutable {
              if (!status.ok()) return refuse(status);
              if (session->log().position() == 0) {
-               return refuse(absl::FailedPreconditionError(absl::StrCat(
-                   "session ", session->id(), ": holds no token to go on from: append one")));
+               return refuse(HoldsNothing(session->id()));
              }
              v1::SessionRecord record;
              v1::SessionRecord::DecodeBegun& begun = *record.mutable_decode_begun();

@@ -172,6 +172,55 @@ void SessionManager::Generate(v1::GenerateRequest request, std::shared_ptr<Decod
   });
 }
 
+void SessionManager::Logits(const std::string& id, std::optional<uint64_t> at,
+                            absl::AnyInvocable<void(absl::StatusOr<std::vector<float>>)> done) {
+  Enter(id, [this, at, done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
+    if (!found.ok()) return done(found.status());
+    const SessionPtr session = *std::move(found);
+    auto answer = [session,
+                   done = std::move(done)](absl::StatusOr<std::vector<float>> out) mutable {
+      session->Leave();
+      done(std::move(out));
+    };
+    if (session->op != nullptr)
+      return answer(NoLanguageModel(session->id(), session->op->spec.id()));
+    const uint64_t position = at.value_or(session->log().position());
+    if (position == 0) return answer(HoldsNothing(session->id()));
+    if (position > session->log().position()) {
+      return answer(absl::OutOfRangeError(
+          absl::StrCat("session ", session->id(), ": logits: given position ", position,
+                       ", the session stands at ", session->log().position())));
+    }
+    CatchUp(
+        session, position - 1,
+        [session, position, answer = std::move(answer)](const absl::Status& read) mutable {
+          if (!read.ok()) return answer(read);
+          // Of a copy, since the session's own state has still to read this token.
+          absl::StatusOr<models::SequenceState> copy = session->state->Copy();
+          if (!copy.ok()) return answer(copy.status());
+          struct Reading {
+            models::SequenceState state;
+            absl::AnyInvocable<void(absl::StatusOr<std::vector<float>>)> tell;
+          };
+          auto reading = std::make_shared<Reading>(Reading{*std::move(copy), std::move(answer)});
+          ModelRunner::Task task;
+          task.state = &reading->state;
+          task.tokens = {session->log().tokens()[position - 1]};
+          task.next = [reading](const absl::Status& status, absl::Span<const float> logits) {
+            if (!status.ok()) {
+              reading->tell(status);
+            } else {
+              reading->tell(std::vector<float>(logits.begin(), logits.end()));
+            }
+            return std::vector<int32_t>();
+          };
+          if (absl::Status s = session->model->runner->Start(std::move(task)); !s.ok()) {
+            reading->tell(s);
+          }
+        });
+  });
+}
+
 void SessionManager::Score(v1::ScoreRequest request, absl::AnyInvocable<bool()> gone,
                            absl::AnyInvocable<void(absl::StatusOr<v1::ScoreResponse>)> done) {
   writer_.Run([this, request = std::move(request), gone = std::move(gone),

@@ -59,6 +59,7 @@ void LiveSession::set_durable(uint64_t position) {
 
 void LiveSession::TakeBackTo(uint64_t most) {
   anchors.erase(anchors.upper_bound(most), anchors.end());
+  op_states.erase(op_states.upper_bound(most), op_states.end());
   has_read = std::min(has_read, most);
   if (state.has_value() && static_cast<uint64_t>(state->position()) > most) state.reset();
   NoteStateBytes();
@@ -68,9 +69,12 @@ void LiveSession::NoteStateBytes() {
   int64_t bytes = state.has_value() ? state->byte_size() : 0;
   for (const auto& [position, anchor] : anchors) bytes += anchor->byte_size();
   for (const auto& [name, pin] : pinned) bytes += pin->byte_size();
+  for (const auto& [position, kept] : op_states) bytes += kept->byte_size();
+  for (const auto& [name, pin] : op_pinned) bytes += pin->byte_size();
+  if (op_base != nullptr) bytes += op_base->byte_size();
   absl::MutexLock lock(&mu_);
   state_bytes_ = bytes;
-  in_memory_ = state.has_value() || !anchors.empty();
+  in_memory_ = state.has_value() || !anchors.empty() || !op_states.empty();
 }
 
 int64_t LiveSession::state_bytes() const {
@@ -99,6 +103,10 @@ v1::Session LiveSession::Describe() const {
   const v1::SessionRecord::Created& created = log_.created();
   out.set_session(id_);
   out.set_model(created.model());
+  out.set_op(created.op());
+  *out.mutable_attributes() = created.attributes();
+  out.set_kernel(created.kernel());
+  out.set_oldest_position(log_.is_operator() ? log_.path().base() : 0);
   out.set_position(log_.position());
   out.set_durable_position(std::min<uint64_t>(durable_, log_.position()));
   out.set_state_bytes(static_cast<uint64_t>(state_bytes_));

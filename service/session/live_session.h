@@ -17,8 +17,10 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "attnd/v1/sessions.pb.h"
+#include "kernels/core/registry.h"
 #include "models/sequence_state.h"
 #include "service/session/model_table.h"
+#include "service/session/operator_state.h"
 #include "service/session/session_log.h"
 #include "service/session/session_store.h"
 
@@ -47,6 +49,7 @@ class LiveSession {
   // In a turn.
   const SessionLog& log() const { return log_; }
   std::shared_ptr<const LoadedModel> model;
+  const Operator* op = nullptr;  // Instead of a model.
   uint64_t epoch = 0;
   uint64_t records_written = 0;  // To the store.
   Durability durability = Durability::kAsync;
@@ -65,6 +68,12 @@ class LiveSession {
   // Tokens that a state has read at some time: what is read again up to here is a repetition.
   uint64_t has_read = 0;
   uint64_t reading = 0;  // Where the piece of a prompt began that is being read.
+  // Of an operator's session: states where its last appends ended, by position, and of snapshots;
+  // and the one that it began with.
+  std::map<uint64_t, SharedOperatorState> op_states;
+  std::map<std::string, SharedOperatorState> op_pinned;
+  SharedOperatorState op_base;
+  int64_t unsaved_bytes = 0;  // Of inputs behind the last state in the store.
   // Drops the states that have read more than `most` tokens.
   void TakeBackTo(uint64_t most) ABSL_LOCKS_EXCLUDED(mu_);
   void NoteStateBytes() ABSL_LOCKS_EXCLUDED(mu_);

@@ -35,8 +35,9 @@ absl::Status MeasuredStore::AppendAll(absl::Span<const Entry> entries, Durabilit
 }
 
 absl::StatusOr<std::vector<SessionStore::Record>> MeasuredStore::ReadLog(absl::string_view session,
-                                                                         uint64_t first) {
-  return Note("read_log", store_->ReadLog(session, first));
+                                                                         uint64_t first,
+                                                                         uint64_t most) {
+  return Note("read_log", store_->ReadLog(session, first, most));
 }
 
 absl::Status MeasuredStore::PutState(absl::string_view session, uint64_t epoch,

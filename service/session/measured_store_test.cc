@@ -53,7 +53,7 @@ TEST_F(MeasuredStoreTest, CountsFailuresButNotWhatIsNotThere) {
   EXPECT_EQ(metrics_.fenced.Value(), 1);
   EXPECT_EQ(ErrorsOf("append", "ABORTED"), 1);
   EXPECT_EQ(metrics_.log_bytes.Value(), 0);
-  EXPECT_TRUE(absl::IsNotFound(store_.ReadLog("nobody", 0).status()));
+  EXPECT_TRUE(absl::IsNotFound(store_.ReadLog("nobody", 0, SessionStore::kAll).status()));
   EXPECT_EQ(ErrorsOf("read_log", "NOT_FOUND"), 0);
   metrics_.RecordStoreCall("get_state", absl::DataLossError("damaged"));
   EXPECT_EQ(metrics_.corruptions.Value(), 1);

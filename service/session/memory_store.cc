@@ -68,12 +68,13 @@ absl::Status MemoryStore::AppendAll(absl::Span<const Entry> entries, Durability 
 }
 
 absl::StatusOr<std::vector<SessionStore::Record>> MemoryStore::ReadLog(absl::string_view session,
-                                                                       uint64_t first) {
+                                                                       uint64_t first,
+                                                                       uint64_t most) {
   absl::MutexLock lock(&mu_);
   const auto at = sessions_.find(session);
   if (at == sessions_.end()) return NoSession(session);
   std::vector<Record> records;
-  for (uint64_t i = first; i < at->second.log.size(); ++i)
+  for (uint64_t i = first; i < at->second.log.size() && records.size() < most; ++i)
     records.push_back({i, at->second.log[i]});
   return records;
 }

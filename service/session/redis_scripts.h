@@ -93,13 +93,13 @@ redis.call('HINCRBY', p .. 'usage', 'log', more)
 return {'OK'}
 )lua";
 
-// ARGV: session, first record.
+// ARGV: session, first record, last one (-1: all).
 inline constexpr char kReadLog[] = R"lua(
 local s = ARGV[1]
 local records = redis.call('HGET', head(s), 'records')
 if not records then return missing(s) end
 if redis.call('LLEN', log(s)) ~= tonumber(records) then return {'DAMAGED', s} end
-return {'OK', redis.call('LRANGE', log(s), ARGV[2], -1)}
+return {'OK', redis.call('LRANGE', log(s), ARGV[2], ARGV[3])}
 )lua";
 
 // ARGV: session, epoch, quota, position, description, state.

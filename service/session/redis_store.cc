@@ -198,8 +198,11 @@ absl::Status RedisStore::AppendAll(absl::Span<const Entry> entries, Durability d
 }
 
 absl::StatusOr<std::vector<SessionStore::Record>> RedisStore::ReadLog(absl::string_view session,
-                                                                      uint64_t first) {
-  const absl::StatusOr<Reply> reply = Call(redis_scripts::kReadLog, {session, absl::StrCat(first)});
+                                                                      uint64_t first,
+                                                                      uint64_t most) {
+  const std::string last = most == kAll ? "-1" : absl::StrCat(first + most - 1);
+  const absl::StatusOr<Reply> reply =
+      Call(redis_scripts::kReadLog, {session, absl::StrCat(first), last});
   if (!reply.ok()) return reply.status();
   const redisReply& sealed = Element(**reply, 1);
   std::vector<Record> records;

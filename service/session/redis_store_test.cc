@@ -70,7 +70,8 @@ TEST_F(RedisStoreTest, ALostServerIsUnavailableUntilItIsBack) {
   server_->Kill();
   EXPECT_EQ(store_->Append("s", epoch, {1, "b"}, Durability::kSync).code(),
             absl::StatusCode::kUnavailable);
-  EXPECT_EQ(store_->ReadLog("s", 0).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(store_->ReadLog("s", 0, SessionStore::kAll).status().code(),
+            absl::StatusCode::kUnavailable);
   EXPECT_EQ(store_->List("", "", 9).status().code(), absl::StatusCode::kUnavailable);
   SessionStore::StateInfo info;
   EXPECT_EQ(store_->GetState("s", 9, &info).status().code(), absl::StatusCode::kUnavailable);
@@ -78,12 +79,12 @@ TEST_F(RedisStoreTest, ALostServerIsUnavailableUntilItIsBack) {
   server_->Start();
   absl::SleepFor(absl::Milliseconds(150));
   ASSERT_TRUE(store_->Append("s", epoch, {1, "b"}, Durability::kSync).ok());
-  EXPECT_EQ(store_->ReadLog("s", 0)->size(), 2u);
+  EXPECT_EQ(store_->ReadLog("s", 0, SessionStore::kAll)->size(), 2u);
   // One that died and came back unseen is not even an error.
   server_->Kill();
   server_->Start();
   EXPECT_TRUE(store_->Append("s", epoch, {2, "c"}, Durability::kSync).ok());
-  EXPECT_EQ(store_->ReadLog("s", 0)->size(), 3u);
+  EXPECT_EQ(store_->ReadLog("s", 0, SessionStore::kAll)->size(), 3u);
   EXPECT_EQ(store_->usage().sessions, 1u);
 }
 
@@ -96,7 +97,7 @@ TEST_F(RedisStoreTest, AServerThatHangsIsUnavailable) {
   absl::SleepFor(absl::Milliseconds(150));
   // Whether the first one had its effect or not.
   EXPECT_TRUE(store_->Append("s", epoch, {0, "a"}, Durability::kAsync).ok());
-  EXPECT_EQ(store_->ReadLog("s", 0)->size(), 1u);
+  EXPECT_EQ(store_->ReadLog("s", 0, SessionStore::kAll)->size(), 1u);
 }
 
 TEST_F(RedisStoreTest, AServerThatForgotIsNoBeginning) {
@@ -117,7 +118,8 @@ TEST_F(RedisStoreTest, WhatIsGoneInPartIsDamage) {
   ASSERT_TRUE(store_->Append("s", epoch, {0, "a"}, Durability::kAsync).ok());
   ASSERT_TRUE(PutState(epoch, 5, "state").ok());
   Ask({"RPOP", "attnd:log:s"});
-  EXPECT_EQ(store_->ReadLog("s", 0).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(store_->ReadLog("s", 0, SessionStore::kAll).status().code(),
+            absl::StatusCode::kDataLoss);
   EXPECT_EQ(store_->Append("s", epoch, {0, "b"}, Durability::kAsync).code(),
             absl::StatusCode::kDataLoss);
   Ask({"HDEL", "attnd:states:s", "5"});
@@ -125,7 +127,8 @@ TEST_F(RedisStoreTest, WhatIsGoneInPartIsDamage) {
   EXPECT_EQ(store_->GetState("s", 9, &info).status().code(), absl::StatusCode::kDataLoss);
   ASSERT_TRUE(PutState(epoch, 5, "state").ok());
   Ask({"DEL", "attnd:head:s"});
-  EXPECT_EQ(store_->ReadLog("s", 0).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(store_->ReadLog("s", 0, SessionStore::kAll).status().code(),
+            absl::StatusCode::kDataLoss);
   EXPECT_EQ(store_->Acquire("s").status().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(store_->List("", "", 9).status().code(), absl::StatusCode::kDataLoss);
   ASSERT_TRUE(store_->Delete("s", epoch).ok());
@@ -168,7 +171,7 @@ TEST_F(RedisStoreTest, FullIsFull) {
   EXPECT_EQ(store_->Append("s", again, {0, "a"}, Durability::kAsync).code(),
             absl::StatusCode::kResourceExhausted);
   Ask({"CONFIG", "SET", "maxmemory", "0"});
-  EXPECT_TRUE(store_->ReadLog("s", 0)->empty());
+  EXPECT_TRUE(store_->ReadLog("s", 0, SessionStore::kAll)->empty());
 }
 
 // A flipped bit in any record, state or description: what was put, or an error.
@@ -204,17 +207,18 @@ TEST_F(RedisStoreTest, AFlippedBitIsNeverAnAnswer) {
     };
     put(flipped);
     SessionStore::StateInfo info;
-    const absl::Status status =
-        kind == 0 ? store_->ReadLog("s", 0).status() : store_->GetState("s", at, &info).status();
+    const absl::Status status = kind == 0 ? store_->ReadLog("s", 0, SessionStore::kAll).status()
+                                          : store_->GetState("s", at, &info).status();
     ASSERT_EQ(status.code(), absl::StatusCode::kDataLoss) << "kind " << kind << " at " << at;
     put(whole);
     ASSERT_EQ(*store_->GetState("s", at, &info), states[at]);
-    ASSERT_EQ((*store_->ReadLog("s", at))[0].bytes, records[at]);
+    ASSERT_EQ((*store_->ReadLog("s", at, SessionStore::kAll))[0].bytes, records[at]);
   }
   // The right bytes in a wrong place are wrong.
   const auto reply = Ask({"LINDEX", "attnd:log:s", "3"});
   Ask({"LSET", "attnd:log:s", "4", absl::string_view(reply->str, reply->len)});
-  EXPECT_EQ(store_->ReadLog("s", 0).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(store_->ReadLog("s", 0, SessionStore::kAll).status().code(),
+            absl::StatusCode::kDataLoss);
 }
 
 }  // namespace

@@ -66,7 +66,19 @@ absl::Status CheckCreate(const v1::CreateSessionRequest& request) {
   if (!request.session().empty()) {
     if (absl::Status s = CheckSessionId("session", request.session()); !s.ok()) return s;
   }
-  if (request.model().empty()) return Bad("model: given nothing, expected a model's name");
+  if (request.model().empty() == request.op().empty()) {
+    return Bad(request.model().empty()
+                   ? "model: given nothing, expected a model's name, or an operator's id as op"
+                   : "model: given beside op, expected one of the two");
+  }
+  if (request.op().empty() && (request.attributes_size() > 0 || !request.kernel().empty())) {
+    return Bad(absl::StrCat(request.kernel().empty() ? "attributes" : "kernel",
+                            ": given for a language model, expected none"));
+  }
+  if (request.attributes_size() > 64) {
+    return Bad(
+        absl::StrCat("attributes: given ", request.attributes_size(), ", expected at most 64"));
+  }
   if (!(request.idle_seconds() >= 0 && request.idle_seconds() <= 1e9)) {
     return Bad(absl::StrCat("idle_seconds: given ", request.idle_seconds(), ", expected 0 to 1e9"));
   }
@@ -102,6 +114,16 @@ absl::Status CheckDecode(const v1::DecodeRequest& request, int64_t vocab_size) {
         "from_position: given without expected_position or idempotency_key, which name the decode");
   }
   return ParamsOf(request.sampling()).Check();
+}
+
+absl::Status NoLanguageModel(absl::string_view id, absl::string_view op) {
+  return absl::FailedPreconditionError(absl::StrCat("session ", id, ": given one of the operator ",
+                                                    op, ", expected one of a language model"));
+}
+
+absl::Status HoldsNothing(absl::string_view id) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("session ", id, ": holds no token to go on from: append one"));
 }
 
 absl::StatusOr<std::vector<int32_t>> TokensOf(

@@ -28,6 +28,12 @@ absl::Status CheckSessionId(absl::string_view field, absl::string_view id);
 absl::Status CheckCreate(const v1::CreateSessionRequest& request);
 absl::Status CheckDecode(const v1::DecodeRequest& request, int64_t vocab_size);
 
+// Of an operator's session, where tokens are sampled.
+absl::Status NoLanguageModel(absl::string_view id, absl::string_view op);
+
+// Of a session without a token, where one must be to go on from.
+absl::Status HoldsNothing(absl::string_view id);
+
 // Given tokens, or text's. At least one.
 absl::StatusOr<std::vector<int32_t>> TokensOf(
     const LoadedModel& model, const google::protobuf::RepeatedField<uint32_t>& tokens,

@@ -223,7 +223,8 @@ absl::Status RocksDbStore::AppendAll(absl::Span<const Entry> entries, Durability
 }
 
 absl::StatusOr<std::vector<SessionStore::Record>> RocksDbStore::ReadLog(absl::string_view session,
-                                                                        uint64_t first) {
+                                                                        uint64_t first,
+                                                                        uint64_t most) {
   Head head;
   {
     absl::MutexLock lock(&mu_);
@@ -239,12 +240,13 @@ absl::StatusOr<std::vector<SessionStore::Record>> RocksDbStore::ReadLog(absl::st
     const uint64_t sequence = Number(ToView(at->key()).substr(prefix.size()));
     if (sequence != first + records.size()) break;
     if (sequence == head.records) break;  // Written since the head was read.
+    if (records.size() == most) break;
     records.push_back({sequence, at->value().ToString()});
   }
   if (absl::Status s = FromRocks(at->status(), absl::StrCat("session ", session)); !s.ok())
     return s;
   FaultPoint("rocksdb.read_log");
-  if (first + records.size() < head.records) {
+  if (records.size() < most && first + records.size() < head.records) {
     return absl::DataLossError(absl::StrCat("session ", session, ": record ",
                                             first + records.size(), " is missing in the store"));
   }

@@ -13,16 +13,23 @@ void SessionManager::Create(v1::CreateSessionRequest request, SessionDone done) 
   if (absl::Status s = CheckCreate(request); !s.ok()) return done(s);
   // Loading a model may take long: not on a thread that carries messages.
   writer_.Run([this, request = std::move(request), done = std::move(done)]() mutable {
-    absl::StatusOr<std::shared_ptr<const LoadedModel>> model = models_.Load(request.model());
-    if (!model.ok()) return done(model.status());
     FaultPoint("create.begin");
     const std::string id = request.session().empty() ? NewSessionId() : request.session();
     v1::SessionRecord record;
     record.set_idempotency_key(request.idempotency_key());
     record.set_request_hash(HashOf(request));
     v1::SessionRecord::Created& created = *record.mutable_created();
-    created.set_model(request.model());
-    created.set_weights_hash((*model)->model->weights_hash());
+    if (request.op().empty()) {
+      absl::StatusOr<std::shared_ptr<const LoadedModel>> model = models_.Load(request.model());
+      if (!model.ok()) return done(model.status());
+      created.set_model(request.model());
+      created.set_weights_hash((*model)->model->weights_hash());
+    } else {
+      created.set_op(request.op());
+      *created.mutable_attributes() = request.attributes();
+      created.set_kernel(request.kernel());
+      if (absl::Status s = CheckCreated(created); !s.ok()) return done(s);
+    }
     created.set_seed(request.seed());
     created.set_durability(request.durability());
     created.set_idle_seconds(request.idle_seconds() > 0 ? request.idle_seconds()
@@ -46,12 +53,17 @@ void SessionManager::CreateWith(const std::string& id, const v1::SessionRecord& 
   } else if (!absl::IsNotFound(there.status())) {
     return done(there.status());
   }
-  absl::StatusOr<std::shared_ptr<const LoadedModel>> model = models_.Load(record.created().model());
-  if (!model.ok()) return done(model.status());
   auto session = std::make_shared<LiveSession>(id);
-  session->model = *std::move(model);
   session->durability = DurabilityOf(record.created().durability());
-  absl::Status status = session->Apply(record);
+  absl::Status status = Equip(*session, record.created());
+  if (status.ok()) status = session->Apply(record);
+  if (status.ok() && record.created().has_state()) {
+    absl::StatusOr<SharedOperatorState> base =
+        FromWire(std::make_shared<const v1::OperatorState>(record.created().state()));
+    status = base.status();
+    if (base.ok()) session->op_base = *std::move(base);
+    session->NoteStateBytes();
+  }
   if (status.ok() && session->durability != Durability::kNone) {
     const absl::StatusOr<uint64_t> epoch = store_.Acquire(id);
     status = epoch.status();
@@ -90,6 +102,15 @@ void SessionManager::Append(v1::AppendRequest request, AppendDone done) {
       session->Leave();
       done(std::move(response));
     };
+    if (session->op != nullptr) {
+      return AppendInputs(session, std::make_shared<const v1::AppendRequest>(std::move(request)),
+                          std::move(answer));
+    }
+    if (!request.inputs().empty() || !request.outputs().empty()) {
+      return answer(absl::InvalidArgumentError(
+          absl::StrCat("session ", session->id(),
+                       ": inputs: given for a language model, expected tokens or text")));
+    }
     absl::StatusOr<std::vector<int32_t>> tokens =
         TokensOf(*session->model, request.tokens(), request.text());
     if (!tokens.ok()) return answer(tokens.status());
@@ -163,11 +184,7 @@ void SessionManager::Rewind(v1::RewindRequest request, SessionDone done) {
     const absl::StatusOr<const SessionLog::Request*> repeated = FindRepeated(*session, mutation);
     if (!repeated.ok()) return answer(repeated.status());
     if (*repeated != nullptr) return answer(absl::OkStatus());
-    if (request.position() > session->log().position()) {
-      return answer(absl::OutOfRangeError(
-          absl::StrCat("session ", session->id(), ": position: given ", request.position(),
-                       ", the session stands at ", session->log().position())));
-    }
+    if (absl::Status s = CheckReachable(*session, request.position()); !s.ok()) return answer(s);
     FaultPoint("rewind.begin");
     v1::SessionRecord record;
     record.mutable_rewound()->set_position(request.position());
@@ -192,12 +209,9 @@ void SessionManager::Fork(v1::ForkRequest request, SessionDone done) {
     const SessionPtr session = *std::move(found);
     const SessionLog& log = session->log();
     const uint64_t position = request.has_position() ? request.position() : log.position();
-    if (position > log.position()) {
-      const uint64_t stands = log.position();
+    if (absl::Status s = CheckReachable(*session, position); !s.ok()) {
       session->Leave();
-      return done(
-          absl::OutOfRangeError(absl::StrCat("session ", request.session(), ": position: given ",
-                                             position, ", the session stands at ", stands)));
+      return done(s);
     }
     FaultPoint("fork.begin");
     v1::SessionRecord record;
@@ -209,6 +223,10 @@ void SessionManager::Fork(v1::ForkRequest request, SessionDone done) {
     created.set_parent(session->id());
     created.set_forked_at(position);
     *created.mutable_labels() = request.labels();
+    created.clear_begin_hash();
+    if (session->op != nullptr) {
+      return ForkOperator(session, request, std::move(record), std::move(done));
+    }
     created.mutable_tokens()->Assign(log.tokens().begin(),
                                      log.tokens().begin() + static_cast<int64_t>(position));
     const std::string fork = request.new_session().empty() ? NewSessionId() : request.new_session();

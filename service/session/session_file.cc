@@ -1,5 +1,7 @@
 #include "service/session/session_file.h"
 
+#include <google/protobuf/util/json_util.h>
+
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -8,10 +10,13 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "kernels/core/safetensors.h"
 #include "models/sha256.h"
 #include "nlohmann/json.hpp"
+#include "service/session/operator_state.h"
 #include "service/session/session_log.h"
+#include "service/wire.h"
 
 namespace attnd {
 namespace {
@@ -20,6 +25,7 @@ constexpr char kFormat[] = "attnd.session";
 constexpr char kVersion[] = "1";
 constexpr char kTokens[] = "tokens";
 constexpr char kChecksum[] = "sha256";
+constexpr char kState[] = "state.";
 
 using Metadata = std::map<std::string, std::string>;
 
@@ -61,6 +67,59 @@ absl::StatusOr<uint64_t> Number(const SafetensorsHeader& header, const std::stri
   if (absl::SimpleAtoi(Text(header, key), &value)) return value;
   return Bad(
       absl::StrCat("metadata: ", key, ": given \"", Text(header, key), "\", expected a number"));
+}
+
+// Header and tensors, once the checksum over both is in the header.
+std::string Assemble(SafetensorsHeader& header, absl::Span<const absl::string_view> parts) {
+  header.metadata[kChecksum] = Checksum(header.metadata, parts);
+  std::string file = FormatSafetensorsHeader(header);
+  size_t size = file.size();
+  for (const absl::string_view part : parts) size += part.size();
+  file.reserve(size);
+  for (const absl::string_view part : parts) file.append(part.data(), part.size());
+  return file;
+}
+
+// A message that has no field but the attributes, so that protobuf writes and reads them.
+absl::Status ParseAttributes(absl::string_view text, SessionFile& session) {
+  v1::CreateSessionRequest attributes;
+  const auto parsed = google::protobuf::util::JsonStringToMessage(
+      absl::StrCat("{\"attributes\":", text, "}"), &attributes);
+  if (!parsed.ok()) return Bad("metadata: attributes: given no JSON object of attributes");
+  session.attributes = attributes.attributes();
+  return absl::OkStatus();
+}
+
+std::string FormatAttributes(const SessionFile& session) {
+  v1::CreateSessionRequest attributes;
+  *attributes.mutable_attributes() = session.attributes;
+  std::string text;
+  (void)google::protobuf::util::MessageToJsonString(attributes, &text);
+  const auto object = nlohmann::json::parse(text, nullptr, false);
+  return object.contains("attributes") ? object["attributes"].dump() : "{}";
+}
+
+absl::Status ParseOperator(absl::string_view file, const SafetensorsHeader& header,
+                           SessionFile& session) {
+  const absl::StatusOr<uint64_t> position = Number(header, "position");
+  if (!position.ok()) return position.status();
+  session.op = std::string(Text(header, "op"));
+  session.kernel = std::string(Text(header, "kernel"));
+  session.chain_hash = absl::HexStringToBytes(Text(header, "chain_hash"));
+  if (absl::Status s = ParseAttributes(Text(header, "attributes"), session); !s.ok()) return s;
+  session.state.set_position(*position);
+  for (const SafetensorsEntry& entry : header.entries) {
+    absl::string_view name = entry.name;
+    if (!absl::ConsumePrefix(&name, kState))
+      return Bad(absl::StrCat(name, ": given, expected states"));
+    v1::Tensor& tensor = (*session.state.mutable_tensors())[std::string(name)];
+    tensor.set_dtype(ToWire(entry.dtype));
+    tensor.mutable_shape()->Add(entry.shape.begin(), entry.shape.end());
+    tensor.set_data(file.data() + entry.begin, entry.size);
+  }
+  if ((*position == 0) == session.state.tensors().empty()) return absl::OkStatus();
+  return Bad(absl::StrCat("state: given ", session.state.tensors_size(), " tensors at position ",
+                          *position));
 }
 
 absl::StatusOr<Tensor> CopyOf(absl::string_view bytes) {
@@ -109,13 +168,28 @@ std::string FormatSessionFile(const SessionFile& session, absl::string_view chai
         {static_cast<int64_t>(end - first), layer.pages[first].num_elements()});
     for (size_t i = first; i < end; ++i) parts.push_back(BytesOf(layer.pages[i]));
   }
-  header.metadata[kChecksum] = Checksum(header.metadata, parts);
-  std::string file = FormatSafetensorsHeader(header);
-  size_t size = file.size();
-  for (const absl::string_view part : parts) size += part.size();
-  file.reserve(size);
-  for (const absl::string_view part : parts) file.append(part.data(), part.size());
-  return file;
+  return Assemble(header, parts);
+}
+
+std::string FormatOperatorFile(const SessionFile& session) {
+  SafetensorsHeader header;
+  header.metadata = {{"format", kFormat},
+                     {"version", kVersion},
+                     {"op", session.op},
+                     {"attributes", FormatAttributes(session)},
+                     {"kernel", session.kernel},
+                     {"seed", absl::StrCat(session.seed)},
+                     {"position", absl::StrCat(session.state.position())},
+                     {"chain_hash", absl::BytesToHexString(session.chain_hash)},
+                     {"labels", nlohmann::json(session.labels).dump()}};
+  std::vector<absl::string_view> parts;
+  for (const auto& [name, tensor] : session.state.tensors()) {
+    header.entries.push_back({absl::StrCat(kState, name),
+                              FromWire(tensor.dtype()).value_or(DType::kFloat32),
+                              Dims(tensor.shape().begin(), tensor.shape().end())});
+    parts.push_back(tensor.data());
+  }
+  return Assemble(header, parts);
 }
 
 absl::StatusOr<SessionFile> ParseSessionFile(absl::string_view file) {
@@ -150,6 +224,10 @@ absl::StatusOr<SessionFile> ParseSessionFile(absl::string_view file) {
   for (const auto& [key, value] : labels.items()) {
     if (!value.is_string()) return Bad(absl::StrCat("metadata: labels: ", key, ": given no text"));
     session.labels[key] = value.get<std::string>();
+  }
+  if (!Text(*header, "op").empty()) {
+    if (absl::Status s = ParseOperator(file, *header, session); !s.ok()) return s;
+    return session;
   }
   const SafetensorsEntry* tokens = Find(*header, kTokens);
   if (tokens == nullptr || tokens->dtype != DType::kInt32 || tokens->shape.size() != 1) {

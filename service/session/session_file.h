@@ -7,6 +7,10 @@
 // sampler, position, chain_hash (hex), state_position (tokens that the states have read), labels (a
 // JSON object), and sha256 (hex) over all other metadata ("key=value\n" in order of keys) and the
 // tensors' bytes in order.
+//
+// An operator's session has tensors state.<input> instead ("state.initial_state"), of the types and
+// shapes that the operator hands on, and in place of model, weights_hash, sampler and
+// state_position: op, attributes (a JSON object, as protobuf has AttributeValue) and kernel.
 #ifndef ATTND_SERVICE_SESSION_SESSION_FILE_H_
 #define ATTND_SERVICE_SESSION_SESSION_FILE_H_
 
@@ -18,6 +22,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "attnd/v1/session_record.pb.h"
+#include "attnd/v1/sessions.pb.h"
 #include "models/language_model.h"
 #include "models/sequence_state.h"
 
@@ -29,12 +35,20 @@ struct SessionFile {
   uint64_t seed = 0;
   std::map<std::string, std::string> labels;
   std::vector<int32_t> tokens;
+  // Of an operator's session.
+  std::string op;
+  google::protobuf::Map<std::string, v1::AttributeValue> attributes;
+  std::string kernel;
+  std::string chain_hash;
+  v1::OperatorState state;  // Without tensors: nothing was read.
 };
 
 // `state` has read at most all of the file's tokens; it is in the host's memory, a copy perhaps of
 // one that a device of the kind `device` computed.
 std::string FormatSessionFile(const SessionFile& session, absl::string_view chain_hash,
                               const models::SequenceState& state, Device device);
+
+std::string FormatOperatorFile(const SessionFile& session);
 
 // INVALID_ARGUMENT for bytes that are no such file; FAILED_PRECONDITION for another version;
 // DATA_LOSS if they are not those that were written.

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "models/sha256.h"
+#include "service/session/operator_state.h"
 
 namespace attnd {
 namespace {
@@ -24,17 +25,24 @@ std::string LittleEndian(uint64_t value, int bytes) {
 
 absl::Status SessionLog::Check(const v1::SessionRecord& record) const {
   const auto stands = [&](uint64_t position) {
-    return position == tokens_.size()
+    return position == this->position()
                ? absl::OkStatus()
-               : CannotChain(absl::StrCat("a change at position ", position, " of ", tokens_.size(),
-                                          " tokens"));
+               : CannotChain(absl::StrCat("a change at position ", position, " of ",
+                                          this->position(), " positions"));
   };
   if (record.has_created() != (size_ == 0)) {
     return CannotChain("its first record, and no other, creates the session");
   }
+  const bool of_tokens = record.has_appended() || record.has_decode_begun() ||
+                         record.has_sampled() || record.has_decode_ended();
+  if (size_ > 0 && (is_operator() ? of_tokens : record.has_fed())) {
+    return CannotChain("a record of another kind of session");
+  }
   switch (record.change_case()) {
     case v1::SessionRecord::kCreated:
       return absl::OkStatus();
+    case v1::SessionRecord::kFed:
+      return stands(record.fed().position());
     case v1::SessionRecord::kAppended:
       return stands(record.appended().position());
     case v1::SessionRecord::kDecodeBegun:
@@ -46,13 +54,13 @@ absl::Status SessionLog::Check(const v1::SessionRecord& record) const {
       if (open_decode() == nullptr) return CannotChain("the end of no decode");
       return stands(record.decode_ended().position());
     case v1::SessionRecord::kRewound:
-      if (record.rewound().position() <= tokens_.size()) return absl::OkStatus();
+      if (CheckRetained(record.rewound().position()).ok()) return absl::OkStatus();
       return CannotChain("a rewind to what never was");
     case v1::SessionRecord::kSnapshotted:
       if (snapshots_.count(record.snapshotted().snapshot()) > 0) {
         return CannotChain("a snapshot of a name that is taken");
       }
-      if (record.snapshotted().position() <= tokens_.size()) return absl::OkStatus();
+      if (CheckRetained(record.snapshotted().position()).ok()) return absl::OkStatus();
       return CannotChain("a snapshot of what never was");
     case v1::SessionRecord::kRestored:
       if (snapshots_.count(record.restored().snapshot()) > 0) return absl::OkStatus();
@@ -65,9 +73,24 @@ absl::Status SessionLog::Check(const v1::SessionRecord& record) const {
   return CannotChain("a record of a kind that is not known here");
 }
 
+absl::Status SessionLog::CheckRetained(uint64_t position) const {
+  if (position > this->position()) {
+    return absl::OutOfRangeError(
+        absl::StrCat("position: given ", position, ", the session stands at ", this->position()));
+  }
+  if (!is_operator() || path_.HasEnd(position)) return absl::OkStatus();
+  if (position < path_.base()) {
+    return absl::OutOfRangeError(absl::StrCat("position: given ", position,
+                                              ", the session's history begins at ", path_.base()));
+  }
+  return absl::OutOfRangeError(absl::StrCat(
+      "position: given ", position, ", expected one where an append ended: the nearest are ",
+      path_.EndsAround(position)));
+}
+
 absl::Status SessionLog::Apply(const v1::SessionRecord& record) {
   if (absl::Status s = Check(record); !s.ok()) return s;
-  const uint64_t begin = tokens_.size();
+  const uint64_t begin = position();
   int64_t decode = -1;
   switch (record.change_case()) {
     case v1::SessionRecord::kCreated:
@@ -76,6 +99,14 @@ absl::Status SessionLog::Apply(const v1::SessionRecord& record) {
       marks_ = {chain_hash_};
       for (const uint32_t token : created_.tokens()) Push(static_cast<int32_t>(token));
       created_.clear_tokens();
+      if (is_operator()) {
+        path_ = created_.has_state() ? InputPath(created_.state().position(), created_.begin_hash())
+                                     : InputPath(0, chain_hash_);
+        created_.clear_state();
+      }
+      break;
+    case v1::SessionRecord::kFed:
+      path_.Push(record.fed().length(), size_, DigestOf(record.fed().inputs()));
       break;
     case v1::SessionRecord::kAppended:
       for (const uint32_t token : record.appended().tokens()) Push(static_cast<int32_t>(token));
@@ -101,6 +132,12 @@ absl::Status SessionLog::Apply(const v1::SessionRecord& record) {
       break;
     case v1::SessionRecord::kSnapshotted: {
       const uint64_t position = record.snapshotted().position();
+      if (is_operator()) {
+        auto path = std::make_shared<InputPath>(path_);
+        path->Truncate(position);
+        snapshots_[record.snapshotted().snapshot()] = {nullptr, path->hash(), path};
+        break;
+      }
       snapshots_[record.snapshotted().snapshot()] = {
           std::make_shared<const std::vector<int32_t>>(
               tokens_.begin(), tokens_.begin() + static_cast<int64_t>(position)),
@@ -111,6 +148,10 @@ absl::Status SessionLog::Apply(const v1::SessionRecord& record) {
       const Snapshot snapshot = snapshots_.find(record.restored().snapshot())->second;
       const uint64_t common = CommonWith(snapshot);
       Truncate(common);
+      if (is_operator()) {
+        path_ = *snapshot.path;
+        break;
+      }
       for (uint64_t p = common; p < snapshot.position(); ++p) Push((*snapshot.tokens)[p]);
       break;
     }
@@ -132,9 +173,13 @@ void SessionLog::Push(int32_t token) {
 }
 
 void SessionLog::Truncate(uint64_t position) {
-  chain_hash_ = ChainHashAt(position);
-  tokens_.resize(position);
-  marks_.resize(position / kMarkEvery + 1);
+  if (is_operator()) {
+    path_.Truncate(position);
+  } else {
+    chain_hash_ = ChainHashAt(position);
+    tokens_.resize(position);
+    marks_.resize(position / kMarkEvery + 1);
+  }
   unkeyed_.erase(unkeyed_.lower_bound(position), unkeyed_.end());
   EndOpenDecode();
 }
@@ -148,6 +193,7 @@ void SessionLog::EndOpenDecode() {
 }
 
 uint64_t SessionLog::CommonWith(const Snapshot& snapshot) const {
+  if (is_operator()) return path_.CommonWith(*snapshot.path);
   const auto [own, other] = std::mismatch(tokens_.begin(), tokens_.end(), snapshot.tokens->begin(),
                                           snapshot.tokens->end());
   return static_cast<uint64_t>(own - tokens_.begin());
@@ -155,7 +201,7 @@ uint64_t SessionLog::CommonWith(const Snapshot& snapshot) const {
 
 void SessionLog::Remember(const v1::SessionRecord& record, uint64_t begin, int64_t decode) {
   if (record.has_sampled() || record.has_decode_ended()) return;  // Parts of a decode.
-  const Request request{record.request_hash(), begin, tokens_.size(), decode};
+  const Request request{record.request_hash(), begin, position(), decode};
   if (record.has_created()) {
     creation_ = request;
     creation_key_ = record.idempotency_key();
@@ -197,6 +243,7 @@ std::string SessionLog::Chain(absl::string_view hash, int32_t token) {
 }
 
 std::string SessionLog::ChainHashAt(uint64_t position) const {
+  if (is_operator()) return path_.HashAt(position);
   if (position == tokens_.size()) return chain_hash_;
   const uint64_t mark = position / kMarkEvery;
   std::string hash = marks_[mark];
@@ -211,6 +258,7 @@ std::string SessionLog::ChainHashOf(uint64_t seed, absl::Span<const int32_t> tok
 }
 
 std::string SessionLog::ChainHashOf(const Snapshot& snapshot, uint64_t position) const {
+  if (is_operator()) return snapshot.path->HashAt(position);
   const uint64_t common = std::min(CommonWith(snapshot), position);
   std::string hash = ChainHashAt(common);
   for (uint64_t p = common; p < position; ++p) hash = Chain(hash, (*snapshot.tokens)[p]);

@@ -1,6 +1,6 @@
-// A session as its log tells it: tokens, decodes, and what became of every request. No clock, no
-// thread, no model: records go in, facts come out, the same whenever the same records are read
-// again.
+// A session as its log tells it: tokens (or what an operator read), decodes, and what became of
+// every request. No clock, no thread, no model: records go in, facts come out, the same whenever
+// the same records are read again.
 #ifndef ATTND_SERVICE_SESSION_SESSION_LOG_H_
 #define ATTND_SERVICE_SESSION_SESSION_LOG_H_
 
@@ -17,6 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "attnd/v1/session_record.pb.h"
+#include "service/session/input_path.h"
 
 namespace attnd {
 
@@ -42,11 +43,12 @@ class SessionLog {
     int64_t decode = -1;    // Index of the decode that it began, or -1.
   };
 
-  // A named point. Its tokens are its own: the session's may be others by now.
+  // A named point. Its tokens (or its path) are its own: the session's may be others by now.
   struct Snapshot {
     std::shared_ptr<const std::vector<int32_t>> tokens;
     std::string chain_hash;
-    uint64_t position() const { return tokens->size(); }
+    std::shared_ptr<const InputPath> path = nullptr;
+    uint64_t position() const { return path != nullptr ? path->position() : tokens->size(); }
   };
   using Snapshots = std::map<std::string, Snapshot, std::less<>>;
 
@@ -59,7 +61,12 @@ class SessionLog {
 
   const v1::SessionRecord::Created& created() const { return created_; }
   absl::Span<const int32_t> tokens() const { return tokens_; }
-  uint64_t position() const { return tokens_.size(); }
+  // Of an operator's session, which has no tokens.
+  bool is_operator() const { return !created_.op().empty(); }
+  const InputPath& path() const { return path_; }
+  uint64_t position() const { return is_operator() ? path_.position() : tokens_.size(); }
+  // Whether the session can go back there: OUT_OF_RANGE naming the positions that it has.
+  absl::Status CheckRetained(uint64_t position) const;
   // Records applied.
   uint64_t size() const { return size_; }
 
@@ -70,7 +77,7 @@ class SessionLog {
   const Decode& decode(int64_t index) const { return decodes_[static_cast<size_t>(index)]; }
 
   const Snapshots& snapshots() const { return snapshots_; }
-  // Tokens that the session and the snapshot begin with alike.
+  // Positions that the session and the snapshot begin with alike.
   uint64_t CommonWith(const Snapshot& snapshot) const;
 
   // The request that created the session.
@@ -80,11 +87,12 @@ class SessionLog {
   // null if there was none.
   const Request* FindRequest(absl::string_view key, std::optional<uint64_t> position) const;
 
-  // Over the seed and all tokens: h_0 = SHA-256(seed), h_p = SHA-256(h_(p-1), token p-1). Equal
-  // hashes, equal streams.
-  const std::string& chain_hash() const { return chain_hash_; }
+  // Over the seed and all tokens: h_0 = SHA-256(seed), h_p = SHA-256(h_(p-1), token p-1); of an
+  // operator's session over what its appends read. Equal hashes, equal streams.
+  const std::string& chain_hash() const { return is_operator() ? path_.hash() : chain_hash_; }
   static std::string Chain(absl::string_view hash, int32_t token);
-  // Of the first `position` tokens; costs kMarkEvery hashes at most.
+  // Of the first `position` tokens; costs kMarkEvery hashes at most. Of an operator's session empty
+  // where no append ends.
   std::string ChainHashAt(uint64_t position) const;
   static std::string ChainHashOf(uint64_t seed, absl::Span<const int32_t> tokens);
   // Of the first `position` tokens of a snapshot.
@@ -102,6 +110,7 @@ class SessionLog {
 
   v1::SessionRecord::Created created_;
   std::vector<int32_t> tokens_;
+  InputPath path_;
   std::vector<Decode> decodes_;
   Snapshots snapshots_;
   Request creation_;

@@ -7,9 +7,26 @@
 #include "service/session/requests.h"
 
 namespace attnd {
+namespace {
+
+absl::Status ApplyStored(LiveSession& session, const SessionStore::Record& record) {
+  v1::SessionRecord parsed;
+  if (!parsed.ParseFromString(record.bytes)) {
+    return absl::DataLossError(absl::StrCat("session ", session.id(), ": record ", record.sequence,
+                                            " of its log is damaged"));
+  }
+  absl::Status applied = session.Apply(parsed);
+  if (applied.ok()) return applied;
+  return absl::DataLossError(absl::StrCat("session ", session.id(), ": record ", record.sequence,
+                                          ": ", applied.message()));
+}
+
+}  // namespace
+
 SessionManager::SessionManager(ModelTable& models, SessionStore& store, SessionMetrics& metrics,
-                               const SessionLimits& limits)
+                               const SessionLimits& limits, Engine* engine)
     : models_(models),
+      engine_(engine),
       store_(store),
       metrics_(metrics),
       limits_(limits),
@@ -62,41 +79,28 @@ absl::StatusOr<SessionManager::SessionPtr> SessionManager::Recover(const std::st
     const auto at = sessions_.find(id);
     if (at != sessions_.end()) return at->second;  // Another call was faster.
   }
-  absl::StatusOr<std::vector<SessionStore::Record>> records = store_.ReadLog(id);
-  if (absl::IsNotFound(records.status()) || (records.ok() && records->empty())) {
-    return absl::NotFoundError(absl::StrCat("session ", id, ": no such session"));
-  }
-  if (!records.ok()) return records.status();
-  FaultPoint("recover.log_read");
-  auto session = std::make_shared<LiveSession>(id);
-  for (const SessionStore::Record& record : *records) {
-    v1::SessionRecord parsed;
-    if (!parsed.ParseFromString(record.bytes)) {
-      return absl::DataLossError(
-          absl::StrCat("session ", id, ": record ", record.sequence, " of its log is damaged"));
+  // Inputs of operators make long logs: not all of one at a time.
+  constexpr uint64_t kPage = 256;
+  std::shared_ptr<LiveSession> session;
+  for (uint64_t first = 0;; first += kPage) {
+    absl::StatusOr<std::vector<SessionStore::Record>> records = store_.ReadLog(id, first, kPage);
+    if (first == 0 && (absl::IsNotFound(records.status()) || (records.ok() && records->empty()))) {
+      return absl::NotFoundError(absl::StrCat("session ", id, ": no such session"));
     }
-    if (absl::Status s = session->Apply(parsed); !s.ok()) {
-      return absl::DataLossError(
-          absl::StrCat("session ", id, ": record ", record.sequence, ": ", s.message()));
+    if (!records.ok()) return records.status();
+    FaultPoint("recover.log_read");
+    if (session == nullptr) session = std::make_shared<LiveSession>(id);
+    for (const SessionStore::Record& record : *records) {
+      if (absl::Status s = ApplyStored(*session, record); !s.ok()) return s;
     }
+    if (records->size() < kPage) break;
   }
   FaultPoint("recover.applied");
-  session->records_written = records->size();
+  session->records_written = session->log().size();
   const v1::SessionRecord::Created& created = session->log().created();
   session->durability = DurabilityOf(created.durability());
   session->set_durable(session->log().position());
-  absl::StatusOr<std::shared_ptr<const LoadedModel>> model = models_.Load(created.model());
-  if (absl::IsNotFound(model.status())) {  // Of the model, not of the session.
-    return absl::FailedPreconditionError(absl::StrCat(
-        "session ", id, ": its model is not there any more: ", model.status().message()));
-  }
-  if (!model.ok()) return model.status();
-  if ((*model)->model->weights_hash() != created.weights_hash()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("session ", id, ": model ", created.model(), " has other weights now: given ",
-                     (*model)->model->weights_hash(), ", expected ", created.weights_hash()));
-  }
-  session->model = *std::move(model);
+  if (absl::Status s = Equip(*session, created); !s.ok()) return s;
   session->has_read = MostRead(*session);
   FaultPoint("recover.model_loaded");
   absl::StatusOr<uint64_t> epoch = store_.Acquire(id);
@@ -104,6 +108,31 @@ absl::StatusOr<SessionManager::SessionPtr> SessionManager::Recover(const std::st
   session->epoch = *epoch;
   FaultPoint("recover.acquired");
   return Add(std::move(session));
+}
+
+absl::Status SessionManager::Equip(LiveSession& session,
+                                   const v1::SessionRecord::Created& created) {
+  const auto gone = [&](absl::string_view what, const absl::Status& status) {
+    // Of the model, not of the session.
+    if (!absl::IsNotFound(status)) return status;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "session ", session.id(), ": its ", what, " is not there any more: ", status.message()));
+  };
+  if (!created.op().empty()) {
+    const absl::StatusOr<const Operator*> op = FindOperator(created.op());
+    if (!op.ok()) return gone("operator", op.status());
+    session.op = *op;
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::shared_ptr<const LoadedModel>> model = models_.Load(created.model());
+  if (!model.ok()) return gone("model", model.status());
+  if ((*model)->model->weights_hash() != created.weights_hash()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "session ", session.id(), ": model ", created.model(), " has other weights now: given ",
+        (*model)->model->weights_hash(), ", expected ", created.weights_hash()));
+  }
+  session.model = *std::move(model);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<SessionManager::SessionPtr> SessionManager::Add(SessionPtr session) {

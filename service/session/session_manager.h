@@ -1,9 +1,11 @@
-// Sessions on language models: their logs, states and tiers, and what may be done with them.
+// Sessions on language models and operators: their logs, states and tiers, and what may be done
+// with them.
 //
 // A session holds tokens; its state has read all of them but at most the last ones, and catches up
-// when it must. Mutations of one session run one after another, in the order in which they came.
-// Each is in the log before it runs, so that a process that ends at any moment leaves sessions that
-// go on where their clients saw them: what was sampled and not logged is sampled again, the same.
+// when it must. An operator's session holds what its appends read, and their states. Mutations of
+// one session run one after another, in the order in which they came. Each is in the log before it
+// runs, so that a process that ends at any moment leaves sessions that go on where their clients
+// saw them: what was sampled and not logged is sampled again, the same.
 #ifndef ATTND_SERVICE_SESSION_SESSION_MANAGER_H_
 #define ATTND_SERVICE_SESSION_SESSION_MANAGER_H_
 
@@ -25,6 +27,7 @@
 #include "absl/time/time.h"
 #include "attnd/v1/models.pb.h"
 #include "attnd/v1/sessions.pb.h"
+#include "service/engine.h"
 #include "service/metrics/session_metrics.h"
 #include "service/session/live_session.h"
 #include "service/session/log_writer.h"
@@ -46,9 +49,13 @@ struct SessionLimits {
   size_t anchors = 4;
   size_t max_snapshots = 64;      // Of one session.
   size_t max_generations = 1024;  // Calls of Generate under way.
+  // Of what an operator's append answers.
+  int64_t max_answer_bytes = int64_t{64} << 20;
   // Of one exported file, and of all that arrive at a time.
   int64_t max_file_bytes = int64_t{1} << 30;
 };
+
+struct SessionFile;
 
 // Bounds the bytes of files that are on their way. Safe from many threads.
 class FileRoom {
@@ -92,9 +99,10 @@ class SessionManager {
   using AppendDone = absl::AnyInvocable<void(absl::StatusOr<v1::AppendResponse>)>;
 
   // `models`, `store` and `metrics` must outlive the manager. With a store that keeps nothing
-  // beyond the process, sessions live as long as it does.
+  // beyond the process, sessions live as long as it does. `engine` evaluates operators, of whose
+  // sessions there are none where it is null; it may go first, once nobody calls.
   SessionManager(ModelTable& models, SessionStore& store, SessionMetrics& metrics,
-                 const SessionLimits& limits);
+                 const SessionLimits& limits, Engine* engine = nullptr);
   // Nobody may call any more. What runs is cut; logs are whole.
   ~SessionManager();
 
@@ -131,6 +139,10 @@ class SessionManager {
   // `gone` tells whether nobody waits for the answer any more; asked between pieces.
   void Score(v1::ScoreRequest request, absl::AnyInvocable<bool()> gone,
              absl::AnyInvocable<void(absl::StatusOr<v1::ScoreResponse>)> done);
+  // Of the token at a position, absent: behind the last; reads, and changes nothing.
+  // FAILED_PRECONDITION if nothing is before it, OUT_OF_RANGE beyond where the session stands.
+  void Logits(const std::string& id, std::optional<uint64_t> at,
+              absl::AnyInvocable<void(absl::StatusOr<std::vector<float>>)> done);
   void Tokenize(v1::TokenizeRequest request,
                 absl::AnyInvocable<void(absl::StatusOr<v1::TokenizeResponse>)> done);
 
@@ -212,6 +224,50 @@ class SessionManager {
   void ShareStates(const LiveSession& parent, const std::string& fork, uint64_t position)
       ABSL_LOCKS_EXCLUDED(mu_);
   void Evict(const SessionPtr& session);
+
+  // ---- Operators' sessions.
+  using StateDone = absl::AnyInvocable<void(absl::StatusOr<SharedOperatorState>)>;
+  struct OperatorStep;
+  // What a new session, or one that comes from the store, runs on, as its first record tells.
+  absl::Status Equip(LiveSession& session, const v1::SessionRecord::Created& created);
+  absl::StatusOr<const Operator*> FindOperator(const std::string& op) const;
+  absl::Status CheckCreated(const v1::SessionRecord::Created& created) const;
+  void AppendInputs(const SessionPtr& session, std::shared_ptr<const v1::AppendRequest> request,
+                    AppendDone answer);
+  // A step's inputs behind `before` (null: the beginning), checked.
+  absl::StatusOr<std::shared_ptr<OperatorStep>> MakeStep(const LiveSession& session,
+                                                         const v1::AppendRequest& request,
+                                                         const std::shared_ptr<const void>& owner,
+                                                         SharedOperatorState before) const;
+  void RunStep(const SessionPtr& session, const std::shared_ptr<OperatorStep>& step, Then then);
+  void KeepState(LiveSession& session, const SharedOperatorState& state, int64_t input_bytes);
+  // The state at an end of the session's path: from memory, the store, or by repeating appends;
+  // null at the beginning. Leaves the session as it is. OUT_OF_RANGE if it is not retained.
+  void NeedOperatorState(const SessionPtr& session, uint64_t position, StateDone then);
+  // The same, from what memory does not have. On the writer's thread.
+  void RestoreOperatorState(const SessionPtr& session, SharedOperatorState best, uint64_t position,
+                            StateDone then);
+  void Replay(const SessionPtr& session, SharedOperatorState state, uint64_t position,
+              StateDone then);
+  // The record of that number.
+  absl::StatusOr<std::shared_ptr<const v1::SessionRecord>> ReadRecord(const LiveSession& session,
+                                                                      uint64_t number);
+  absl::Status CheckReachable(const LiveSession& session, uint64_t position) const;
+  absl::Status PutState(const LiveSession& session, const OperatorState& state,
+                        absl::string_view chain_hash, const std::string& label);
+  void PinOperatorSnapshot(const SessionPtr& session, const std::string& name, Then then);
+  void ForkOperator(const SessionPtr& session, const v1::ForkRequest& request,
+                    v1::SessionRecord record, SessionDone done);
+  void ExportOperator(const SessionPtr& session,
+                      absl::AnyInvocable<void(absl::StatusOr<std::string>)> answer);
+  void ImportOperator(const v1::ImportHeader& header, const SessionFile& file, SessionDone done);
+  // The record of a session that a file becomes, without what it runs on.
+  v1::SessionRecord CreatedBy(const v1::ImportHeader& header, const SessionFile& file) const;
+  absl::Status PutParts(const LiveSession& session, uint64_t position,
+                        absl::Span<const absl::string_view> parts, const std::string& label);
+  // The latest state in the store at `most` or before whose hash is the session's there.
+  absl::StatusOr<std::string> GetStateBytes(const LiveSession& session, uint64_t most,
+                                            uint64_t* position);
   absl::Status PutState(const LiveSession& session, const models::SequenceState& state,
                         absl::string_view chain_hash, const std::string& label);
   // The latest state in the store that has read `most` of the session's tokens at most.
@@ -234,6 +290,7 @@ class SessionManager {
   void PinSnapshot(LiveSession& session, const std::string& name);
 
   ModelTable& models_;
+  Engine* const engine_;
   SessionStore& store_;
   SessionMetrics& metrics_;
   const SessionLimits limits_;

@@ -35,7 +35,6 @@ void SessionManager::Snapshot(v1::SnapshotRequest request, SnapshotDone done) {
              done = std::move(done)](absl::StatusOr<SessionPtr> found) mutable {
     if (!found.ok()) return done(found.status());
     const SessionPtr session = *std::move(found);
-    const SessionLog& log = session->log();
     const std::string name = request.snapshot();
     auto answer = [session, name, done = std::move(done)](absl::Status status) mutable {
       absl::StatusOr<v1::SnapshotInfo> info = v1::SnapshotInfo();
@@ -54,13 +53,9 @@ void SessionManager::Snapshot(v1::SnapshotRequest request, SnapshotDone done) {
     const absl::StatusOr<const SessionLog::Request*> repeated = FindRepeated(*session, mutation);
     if (!repeated.ok()) return answer(repeated.status());
     if (*repeated != nullptr) return answer(absl::OkStatus());
-    const auto fails = [&](absl::StatusCode code, absl::string_view what) {
-      answer(absl::Status(code, absl::StrCat("session ", session->id(), ": ", what)));
-    };
-    if (request.has_position() && request.position() > log.position()) {
-      return fails(absl::StatusCode::kOutOfRange,
-                   absl::StrCat("position: given ", request.position(), ", the session stands at ",
-                                log.position()));
+    if (request.has_position()) {
+      absl::Status reachable = CheckReachable(*session, request.position());
+      if (!reachable.ok()) return answer(std::move(reachable));
     }
     Settle(session, mutation.expected,
            [this, session, name, mutation, request = std::move(request),
@@ -93,6 +88,9 @@ void SessionManager::Snapshot(v1::SnapshotRequest request, SnapshotDone done) {
                     [this, session, name,
                      answer = std::move(answer)](const absl::Status& recorded) mutable {
                       if (!recorded.ok()) return answer(recorded);
+                      if (session->op != nullptr) {
+                        return PinOperatorSnapshot(session, name, std::move(answer));
+                      }
                       // So that the way back is short.
                       CatchUp(session, MostRead(*session),
                               [this, session, name,
@@ -105,6 +103,21 @@ void SessionManager::Snapshot(v1::SnapshotRequest request, SnapshotDone done) {
                     });
            });
   });
+}
+
+void SessionManager::PinOperatorSnapshot(const SessionPtr& session, const std::string& name,
+                                         Then then) {
+  const uint64_t position = session->log().snapshots().find(name)->second.position();
+  NeedOperatorState(
+      session, position,
+      [session, name, then = std::move(then)](absl::StatusOr<SharedOperatorState> state) mutable {
+        // Without it the way back is longer.
+        if (state.ok() && *state != nullptr) {
+          session->op_pinned[name] = *std::move(state);
+          session->NoteStateBytes();
+        }
+        then(absl::OkStatus());
+      });
 }
 
 void SessionManager::PinSnapshot(LiveSession& session, const std::string& name) {
@@ -168,6 +181,10 @@ void SessionManager::Restore(v1::RestoreRequest request, SessionDone done) {
              if (pin != session->pinned.end()) {
                session->anchors[static_cast<uint64_t>(pin->second->position())] = pin->second;
              }
+             const auto op_pin = session->op_pinned.find(name);
+             if (op_pin != session->op_pinned.end()) {
+               session->op_states[op_pin->second->position] = op_pin->second;
+             }
              // The next step goes on from the best that memory or the store has.
              if (session->state.has_value() &&
                  static_cast<uint64_t>(session->state->position()) < most) {
@@ -195,6 +212,7 @@ void SessionManager::DeleteSnapshot(v1::DeleteSnapshotRequest request, StatusDon
     Record(session, Mutation(), std::move(record),
            [this, session, name, done = std::move(done)](const absl::Status& status) mutable {
              session->pinned.erase(name);
+             session->op_pinned.erase(name);
              session->NoteStateBytes();
              if (!status.ok() || session->durability == Durability::kNone) {
                session->Leave();

@@ -77,19 +77,34 @@ absl::Status SessionManager::PutState(const LiveSession& session,
   if (absl::Status s = state.Save(image); !s.ok()) return s;
   std::vector<absl::string_view> parts = {chain_hash};
   parts.insert(parts.end(), image.parts.begin(), image.parts.end());
-  const SessionStore::StateInfo info{static_cast<uint64_t>(state.position()), 0, label};
-  return store_.PutState(session.id(), session.epoch, info, parts, Durability::kAsync);
+  return PutParts(session, static_cast<uint64_t>(state.position()), parts, label);
+}
+
+absl::Status SessionManager::PutParts(const LiveSession& session, uint64_t position,
+                                      absl::Span<const absl::string_view> parts,
+                                      const std::string& label) {
+  return store_.PutState(session.id(), session.epoch, {position, 0, label}, parts,
+                         Durability::kAsync);
 }
 
 absl::StatusOr<models::SequenceState> SessionManager::GetState(const LiveSession& session,
                                                                uint64_t most) {
+  uint64_t position = 0;
+  const absl::StatusOr<std::string> bytes = GetStateBytes(session, most, &position);
+  if (!bytes.ok()) return bytes.status();
+  return session.model->model->LoadState(*bytes);
+}
+
+absl::StatusOr<std::string> SessionManager::GetStateBytes(const LiveSession& session, uint64_t most,
+                                                          uint64_t* position) {
   for (;;) {
     SessionStore::StateInfo info;
     const absl::StatusOr<std::string> bytes = store_.GetState(session.id(), most, &info);
     if (!bytes.ok()) return bytes.status();
     const std::string hash = session.log().ChainHashAt(info.position);
-    if (absl::StartsWith(*bytes, hash)) {
-      return session.model->model->LoadState(absl::string_view(*bytes).substr(hash.size()));
+    if (!hash.empty() && absl::StartsWith(*bytes, hash)) {
+      *position = info.position;
+      return bytes->substr(hash.size());
     }
     // Of tokens that were taken back; a snapshot may still be theirs.
     if (info.label.empty()) {
@@ -103,7 +118,8 @@ absl::StatusOr<models::SequenceState> SessionManager::GetState(const LiveSession
 
 uint64_t SessionManager::MostRead(const LiveSession& session) {
   const uint64_t position = session.log().position();
-  return position == 0 ? 0 : position - 1;
+  // An operator has no step that reads the last one.
+  return position == 0 || session.op != nullptr ? position : position - 1;
 }
 
 void SessionManager::CountRead(LiveSession& session) {
@@ -235,6 +251,16 @@ absl::Status SessionManager::StoreStates(LiveSession& session) {
                  session.log().ChainHashOf(snapshot, static_cast<uint64_t>(pin->position())), name);
     if (!status.ok()) return status;
   }
+  for (const auto& [name, pin] : session.op_pinned) {
+    const std::string hash = session.log().snapshots().find(name)->second.chain_hash;
+    if (absl::Status status = PutState(session, *pin, hash, name); !status.ok()) return status;
+  }
+  if (!session.op_states.empty()) {
+    const OperatorState& state = *session.op_states.rbegin()->second;
+    const std::string hash = session.log().ChainHashAt(state.position);
+    if (absl::Status status = PutState(session, state, hash, ""); !status.ok()) return status;
+    DropOldStates(session);
+  }
   if (session.state.has_value()) {
     const auto position = static_cast<uint64_t>(session.state->position());
     absl::Status status =
@@ -246,6 +272,10 @@ absl::Status SessionManager::StoreStates(LiveSession& session) {
   session.state.reset();
   session.anchors.clear();
   session.pinned.clear();
+  session.op_states.clear();
+  session.op_pinned.clear();
+  session.op_base.reset();
+  session.unsaved_bytes = 0;
   FaultPoint("evict.done");
   session.NoteStateBytes();
   return absl::OkStatus();

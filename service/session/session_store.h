@@ -61,9 +61,10 @@ class SessionStore {
   };
   virtual absl::Status AppendAll(absl::Span<const Entry> entries, Durability durability) = 0;
 
-  // Records from `first` on, in order.
-  virtual absl::StatusOr<std::vector<Record>> ReadLog(absl::string_view session,
-                                                      uint64_t first = 0) = 0;
+  // Records from `first` on, in order; `most` of them at most.
+  static constexpr uint64_t kAll = ~uint64_t{0};
+  virtual absl::StatusOr<std::vector<Record>> ReadLog(absl::string_view session, uint64_t first = 0,
+                                                      uint64_t most = kAll) = 0;
 
   // Keeps a state for its position, instead of one that is there. `state` is the concatenation of
   // the parts.

@@ -72,6 +72,8 @@ TEST_P(SessionStoreTest, RecordsComeBackInOrder) {
   ASSERT_TRUE(store_->Append("s", epoch, {1, std::string("b\0", 2)}, Durability::kNone).ok());
   EXPECT_THAT(Bytes(*store_->ReadLog("s")), ElementsAre("a", std::string("b\0", 2)));
   EXPECT_THAT(Bytes(*store_->ReadLog("s", 1)), ElementsAre(std::string("b\0", 2)));
+  EXPECT_THAT(Bytes(*store_->ReadLog("s", 0, 1)), ElementsAre("a"));
+  EXPECT_THAT(Bytes(*store_->ReadLog("s", 1, 5)), ElementsAre(std::string("b\0", 2)));
   EXPECT_TRUE(store_->Append("s", epoch, {0, "a"}, Durability::kAsync).ok()) << "again";
   EXPECT_EQ(store_->Append("s", epoch, {0, "c"}, Durability::kAsync).code(),
             absl::StatusCode::kFailedPrecondition);
@@ -171,7 +173,7 @@ TEST_F(RocksDbStoreTest, AnotherProcessFindsEverything) {
     EXPECT_EQ(Open().status().code(), absl::StatusCode::kFailedPrecondition) << "one at a time";
   }
   const auto store = Open().value();
-  EXPECT_THAT(Bytes(*store->ReadLog("s", 0)), ElementsAre("a"));
+  EXPECT_THAT(Bytes(*store->ReadLog("s", 0, SessionStore::kAll)), ElementsAre("a"));
   SessionStore::StateInfo info;
   EXPECT_EQ(*store->GetState("s", 7, &info), "state");
   EXPECT_EQ(*store->Acquire("s"), 2u);
@@ -249,7 +251,7 @@ TEST_F(RocksDbStoreTest, AFlippedBitIsNeverAnAnswer) {
       continue;
     }
     bool failed = false;
-    const auto log = (*store)->ReadLog("s", 0);
+    const auto log = (*store)->ReadLog("s", 0, SessionStore::kAll);
     if (log.ok()) {
       ASSERT_EQ(Bytes(*log), records) << where;
     } else {

@@ -28,6 +28,20 @@ void FileRoom::Release(uint64_t bytes) {
   taken_ -= bytes;
 }
 
+v1::SessionRecord SessionManager::CreatedBy(const v1::ImportHeader& header,
+                                            const SessionFile& file) const {
+  v1::SessionRecord record;
+  record.set_idempotency_key(header.idempotency_key());
+  v1::SessionRecord::Created& created = *record.mutable_created();
+  created.set_seed(file.seed);
+  created.set_durability(header.durability());
+  created.set_idle_seconds(header.idle_seconds() > 0 ? header.idle_seconds()
+                                                     : limits_.idle_seconds);
+  created.mutable_labels()->insert(file.labels.begin(), file.labels.end());
+  for (const auto& [key, value] : header.labels()) (*created.mutable_labels())[key] = value;
+  return record;
+}
+
 void SessionManager::Export(v1::ExportRequest request,
                             absl::AnyInvocable<void(absl::StatusOr<std::string>)> done) {
   const std::string id = request.session();
@@ -45,6 +59,7 @@ void SessionManager::Export(v1::ExportRequest request,
           absl::StrCat("session ", session->id(), ": expected_position: given ",
                        request.expected_position(), ", the session stands at ", position)));
     }
+    if (session->op != nullptr) return ExportOperator(session, std::move(answer));
     CatchUp(session, MostRead(*session),
             [this, session, answer = std::move(answer)](const absl::Status& read) mutable {
               if (!read.ok()) return answer(read);
@@ -67,6 +82,65 @@ void SessionManager::Export(v1::ExportRequest request,
   });
 }
 
+void SessionManager::ExportOperator(const SessionPtr& session,
+                                    absl::AnyInvocable<void(absl::StatusOr<std::string>)> answer) {
+  const uint64_t position = session->log().position();
+  NeedOperatorState(session, position,
+                    [this, session, answer = std::move(answer)](
+                        absl::StatusOr<SharedOperatorState> state) mutable {
+                      if (!state.ok()) return answer(state.status());
+                      const SharedOperatorState& read = *state;
+                      if (read != nullptr && read->byte_size() > limits_.max_file_bytes) {
+                        return answer(absl::ResourceExhaustedError(absl::StrCat(
+                            "session ", session->id(), ": its states have ", read->byte_size(),
+                            " bytes, a file may have ", limits_.max_file_bytes)));
+                      }
+                      const v1::SessionRecord::Created& created = session->log().created();
+                      SessionFile file;
+                      file.seed = created.seed();
+                      file.labels = {created.labels().begin(), created.labels().end()};
+                      file.op = created.op();
+                      file.attributes = created.attributes();
+                      file.kernel = created.kernel();
+                      file.chain_hash = session->log().chain_hash();
+                      if (read != nullptr) file.state = ToWire(*read);
+                      answer(FormatOperatorFile(file));
+                    });
+}
+
+void SessionManager::ImportOperator(const v1::ImportHeader& header, const SessionFile& file,
+                                    SessionDone done) {
+  const auto bad = [&](absl::string_view what) {
+    done(absl::InvalidArgumentError(absl::StrCat("session file: ", what)));
+  };
+  if (!header.model().empty()) {
+    return bad(absl::StrCat("model: given \"", header.model(), "\" for a session of the operator ",
+                            file.op, ", expected none"));
+  }
+  if (header.recompute()) {
+    return bad(
+        "recompute: given for an operator's session, whose file has no inputs to compute from");
+  }
+  v1::SessionRecord record = CreatedBy(header, file);
+  v1::SessionRecord::Created& created = *record.mutable_created();
+  created.set_op(file.op);
+  created.set_kernel(file.kernel);
+  *created.mutable_attributes() = file.attributes;
+  if (absl::Status s = CheckCreated(created); !s.ok()) return done(s);
+  const OpSpec& spec = (*FindOperator(file.op))->spec;
+  for (const auto& [name, tensor] : file.state.tensors()) {
+    if (FinalStateName(name).empty() || spec.FindInput(name) == nullptr) {
+      return bad(absl::StrCat("state.", name, ": given, expected states of ", file.op));
+    }
+  }
+  if (file.state.position() > 0) {
+    *created.mutable_state() = file.state;
+    created.set_begin_hash(file.chain_hash);
+  }
+  record.set_request_hash(HashOf(created));
+  CreateWith(header.session().empty() ? NewSessionId() : header.session(), record, std::move(done));
+}
+
 void SessionManager::Import(v1::ImportHeader header, std::string file, SessionDone done) {
   v1::CreateSessionRequest create;  // Whose rules an import's header follows.
   create.set_session(header.session());
@@ -79,6 +153,7 @@ void SessionManager::Import(v1::ImportHeader header, std::string file, SessionDo
                done = std::move(done)]() mutable {
     absl::StatusOr<SessionFile> parsed = ParseSessionFile(file);
     if (!parsed.ok()) return done(parsed.status());
+    if (!parsed->op.empty()) return ImportOperator(header, *parsed, std::move(done));
     const std::string name = header.model().empty() ? parsed->model : header.model();
     const absl::StatusOr<std::shared_ptr<const LoadedModel>> loaded = models_.Load(name);
     if (!loaded.ok()) return done(loaded.status());
@@ -111,17 +186,10 @@ void SessionManager::Import(v1::ImportHeader header, std::string file, SessionDo
       }
       state = *std::move(taken);
     }
-    v1::SessionRecord record;
-    record.set_idempotency_key(header.idempotency_key());
+    v1::SessionRecord record = CreatedBy(header, *parsed);
     v1::SessionRecord::Created& created = *record.mutable_created();
     created.set_model(name);
     created.set_weights_hash(parsed->weights_hash);
-    created.set_seed(parsed->seed);
-    created.set_durability(header.durability());
-    created.set_idle_seconds(header.idle_seconds() > 0 ? header.idle_seconds()
-                                                       : limits_.idle_seconds);
-    created.mutable_labels()->insert(parsed->labels.begin(), parsed->labels.end());
-    for (const auto& [key, value] : header.labels()) (*created.mutable_labels())[key] = value;
     created.mutable_tokens()->Assign(parsed->tokens.begin(), parsed->tokens.end());
     record.set_request_hash(HashOf(created));
     const std::string id = header.session().empty() ? NewSessionId() : header.session();

@@ -1,7 +1,5 @@
 #include "service/worker/remote_worker.h"
 
-#include <grpcpp/create_channel.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -13,29 +11,10 @@
 #include "service/version.h"
 #include "service/wire.h"
 #include "service/worker/frames.h"
+#include "service/worker/worker_channel.h"
 
 namespace attnd {
 namespace {
-
-std::shared_ptr<grpc::Channel> MakeChannel(const RemoteWorkerOptions& options) {
-  const auto milliseconds = [](absl::Duration d) {
-    return static_cast<int>(absl::ToInt64Milliseconds(d));
-  };
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, milliseconds(options.min_backoff));
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, milliseconds(options.min_backoff));
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, milliseconds(options.max_backoff));
-  // A machine that vanishes closes no connection: pings find out.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 5000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 3000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  arguments.SetMaxReceiveMessageSize(-1);
-  arguments.SetMaxSendMessageSize(-1);
-  return grpc::CreateCustomChannel(options.target, grpc::InsecureChannelCredentials(), arguments);
-}
 
 bool FitsOneFrame(const BoundCall& call) {
   int64_t bytes = 0;
@@ -134,7 +113,8 @@ class RemoteWorker::AttachReactor final : public grpc::ClientReadReactor<v1::Wor
 
 RemoteWorker::RemoteWorker(const RemoteWorkerOptions& options)
     : options_(options),
-      stub_(v1::Worker::NewStub(MakeChannel(options))),
+      stub_(v1::Worker::NewStub(
+          MakeWorkerChannel(options.target, options.min_backoff, options.max_backoff))),
       launch_streams_(RemoteWorker::slots().size()) {}
 
 RemoteWorker::~RemoteWorker() {

@@ -2,7 +2,7 @@
 
     python -m tests.wire.crashes --runs 500 --report bench/results/<date>-crash.txt
 
-A run does one script: create, append, decode, fork, snapshot, rewind, restore, give a decode up, delete. Its server ends at a point
+A run does one script: create, append, decode, fork, snapshot, rewind, restore, give a decode up, delete; and the like with an operator. Its server ends at a point
 (ATTND_TEST_FAULT_POINT, service/session/fault_point.h) or by a SIGKILL at a random time, is started again, and the client goes on as
 clients do: it repeats what was not answered, and takes a stream up behind its last event. Every event and answer must then be the one that the
 undisturbed run gave, in every bit."""
@@ -22,8 +22,10 @@ import threading
 import time
 
 import grpc
+import numpy as np
 
 from attnd.v1 import sessions_pb2 as messages
+from attnd.v1 import tensor_pb2
 from tests import server
 from tests.wire.session_server import PATIENCE, Server
 
@@ -57,7 +59,7 @@ class Plan:
     @property
     def restarts(self) -> bool:
         """Whether the point is one that only a server with sessions in its store comes to."""
-        return self.point.startswith(("recover.", "rocksdb.opened", "rocksdb.read_log"))
+        return self.point.startswith(("recover.", "restore_state.", "rocksdb.opened", "rocksdb.read_log"))
 
     def __str__(self) -> str:
         return f"{self.point}:{self.passage}" if self.point else f"killed after {self.kill_after}"
@@ -165,6 +167,19 @@ class Client:
         answer = self.survive(lambda stub: stub.Append(request, timeout=PATIENCE))
         return answer.position, list(answer.tokens)
 
+    def feed(self, session: str, length: int, position: int):
+        """An append of inputs that are a function of their place."""
+        draw = np.random.default_rng([length, position])
+        arrays = {name: draw.standard_normal((1, length, 1, 64), dtype=np.float32) for name in "qkv"}
+        arrays["g"] = -np.abs(draw.standard_normal((1, length, 1, 64), dtype=np.float32)) / 10
+        inputs = {
+            name: tensor_pb2.Tensor(dtype=tensor_pb2.FLOAT32, shape=array.shape, data=array.tobytes())
+            for name, array in arrays.items()
+        }
+        request = messages.AppendRequest(session=self.id(session), inputs=inputs, expected_position=position)
+        answer = self.survive(lambda stub: stub.Append(request, timeout=PATIENCE))
+        return answer.position, hash(answer.outputs["o"].data)
+
     def standing(self, session: str):
         answer = self.survive(lambda stub: stub.Get(messages.GetSessionRequest(session=self.id(session)), timeout=PATIENCE))
         return answer.position, answer.seed, answer.forked_at, answer.weights_hash
@@ -189,6 +204,12 @@ def script(client: Client) -> list:
     fork = messages.ForkRequest(session=name("s"), new_session=name("f"), position=150, seed=9, idempotency_key="fork")
     out.append(call(lambda stub: stub.Fork(fork)).forked_at)
     out.append(client.decode("f", 40, 150))
+    operator = messages.CreateSessionRequest(
+        session=name("o"), op="gla", durability=client.plan.durability, idempotency_key="create"
+    )
+    out.append(call(lambda stub: stub.Create(operator)).op)
+    # More than what is behind the last state in the store may be.
+    out += [client.feed("o", *at) for at in ((5, 0), (1200, 5), (1, 1205), (1, 1206))]
     snapshot = messages.SnapshotRequest(session=name("s"), snapshot="here", expected_position=193, idempotency_key="snap")
     out.append(call(lambda stub: stub.Snapshot(snapshot)).position)
     rewind = messages.RewindRequest(session=name("s"), position=120, expected_position=193, idempotency_key="rewind")
@@ -204,6 +225,11 @@ def script(client: Client) -> list:
     elif client.plan.restarts:
         client.restart()
     out.append(client.standing("s"))
+    out.append(client.feed("o", 3, 1207))
+    rewind_operator = messages.RewindRequest(session=name("o"), position=1206, expected_position=1210, idempotency_key="rewind")
+    out.append(call(lambda stub: stub.Rewind(rewind_operator)) and None)
+    out.append(client.feed("o", 2, 1206))
+    out.append(client.feed("o", 5, 0))  # Again.
     restore = messages.RestoreRequest(session=name("s"), snapshot="here", expected_position=530, idempotency_key="restore")
     out.append(call(lambda stub: stub.Restore(restore)) and None)
     out.append(client.decode("s", 30, 193))

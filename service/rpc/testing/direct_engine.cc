@@ -9,7 +9,9 @@
 
 namespace attnd {
 
-DirectEngine::DirectEngine() { RegisterToyOperators(registry_); }
+DirectEngine::DirectEngine(Catalogue catalogue) {
+  catalogue == Catalogue::kToys ? RegisterToyOperators(registry_) : RegisterAllOperators(registry_);
+}
 
 void DirectEngine::Evaluate(EngineCall call, Done done) {
   {

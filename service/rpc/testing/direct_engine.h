@@ -17,7 +17,8 @@ namespace attnd {
 
 class DirectEngine final : public Engine {
  public:
-  DirectEngine();
+  enum class Catalogue : uint8_t { kToys, kAll };
+  explicit DirectEngine(Catalogue catalogue = Catalogue::kToys);
 
   void Evaluate(EngineCall call, Done done) override;
   void Compare(EngineCall call, const RandomCompare* random, CompareDone done) override;

@@ -22,7 +22,7 @@ class RpcFixture : public testing::Test {
   explicit RpcFixture(const RpcLimits& limits = {}, const SequenceLimits& sequence_limits = {})
       : sequences_(sequence_limits),
         operators_service_(MakeOperatorsService(engine_, limits)),
-        inference_service_(MakeInferenceService(engine_, sequences_, limits, "test")) {
+        inference_service_(MakeInferenceService(engine_, sequences_, nullptr, limits, "test")) {
     int port = 0;
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);

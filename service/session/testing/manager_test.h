@@ -105,7 +105,7 @@ class ManagerTest : public ::testing::Test {
   void Restart() {
     manager_.reset();
     table_ = std::make_unique<ModelTable>(ATTND_MODEL_DATA, RunnerOptions{.step_rows = 48});
-    manager_ = std::make_unique<SessionManager>(*table_, store_, metrics_, limits_);
+    manager_ = std::make_unique<SessionManager>(*table_, store_, metrics_, limits_, engine_);
   }
 
   template <typename Out, typename Call>
@@ -216,6 +216,7 @@ class ManagerTest : public ::testing::Test {
   const unsigned seed_ = std::random_device()();
   std::mt19937 random_{seed_};
   int straight_ = 0;
+  Engine* engine_ = nullptr;
   SessionLimits limits_;
   MemoryStore store_;
   prometheus::Registry registry_;

@@ -10,13 +10,16 @@
     session.append("Once upon a time")
     print(*session.text(100), sep="")
 
+    session = attnd.OperatorSession.create(client, "gla")   # an operator that goes on where it was
+    session.append(q=q, k=k, v=v, g=g)["o"]
+
 `attnd.AsyncClient` and `attnd.AsyncSession` are the same for asyncio. Errors are subclasses of `attnd.Error`, one for each gRPC code.
 """
 
 from attnd._calls import Retry
 from attnd._sessions import Sampling, SessionInfo, Token
 from attnd.aio import AsyncClient
-from attnd.aio_session import AsyncDecode, AsyncSession
+from attnd.aio_session import AsyncDecode, AsyncOperatorSession, AsyncSession
 from attnd.client import Client
 from attnd.errors import (
     AlreadyExists,
@@ -41,11 +44,12 @@ from attnd.results import (
     Kernel,
     OperatorInfo,
     OutputError,
+    Outputs,
     Random,
     Result,
     Timing,
 )
-from attnd.session import Decode, Session
+from attnd.session import Decode, OperatorSession, Session
 from attnd.tensors import Array, ArrayLike, bfloat16
 
 __version__ = "0.1.0"
@@ -56,6 +60,7 @@ __all__ = [
     "ArrayLike",
     "AsyncClient",
     "AsyncDecode",
+    "AsyncOperatorSession",
     "AsyncSession",
     "Call",
     "Cancelled",
@@ -71,8 +76,10 @@ __all__ = [
     "Kernel",
     "NotFound",
     "OperatorInfo",
+    "OperatorSession",
     "OutOfRange",
     "OutputError",
+    "Outputs",
     "PermissionDenied",
     "Random",
     "ResourceExhausted",

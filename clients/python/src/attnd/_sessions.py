@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from attnd import errors
+from attnd import _calls, errors, tensors
+from attnd.results import Attribute, Outputs
+from attnd.tensors import ArrayLike
 from attnd.v1 import sessions_pb2 as pb
 
 CHUNK_BYTES = 1 << 20
@@ -50,6 +52,7 @@ class SessionInfo:
     """What a server tells of a session."""
 
     name: str
+    #: Empty for an operator's session, whose `op` says which.
     model: str
     position: int
     #: Up to here everything survives the end of the server's process.
@@ -63,6 +66,9 @@ class SessionInfo:
     parent: str
     forked_at: int
     labels: Mapping[str, str]
+    op: str = ""
+    #: Where its history begins, which a rewind can reach.
+    oldest_position: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,17 +138,31 @@ def info(session: pb.Session) -> SessionInfo:
         session.parent,
         session.forked_at,
         dict(session.labels),
+        session.op,
+        session.oldest_position,
     )
 
 
 def create_request(
-    model: str, name: str, seed: int, durability: Durability, idle_seconds: float, labels: Mapping[str, str] | None
+    name: str,
+    durability: Durability,
+    idle_seconds: float,
+    labels: Mapping[str, str] | None,
+    *,
+    model: str = "",
+    seed: int = 0,
+    op: str = "",
+    attributes: Mapping[str, Attribute] | None = None,
+    kernel: str = "",
 ) -> pb.CreateSessionRequest:
     # A name that the server chose could not be asked for again: what is sent has one.
     return pb.CreateSessionRequest(
         session=name or new_name(),
         model=model,
         seed=seed,
+        op=op,
+        attributes={key: _calls.attribute(key, value) for key, value in (attributes or {}).items()},
+        kernel=kernel,
         durability=_DURABILITY[durability],
         idle_seconds=idle_seconds,
         labels=labels or {},
@@ -239,9 +259,14 @@ class SessionBase:
     """A session's name and where it stands as far as this client knows: what it asks for names that position, so it
     happens once, however often it is sent."""
 
+    _of_operator = False
+
     def __init__(self, session: pb.Session) -> None:
+        if bool(session.op) != self._of_operator:
+            what = f"the operator {session.op}" if session.op else f"the language model {session.model}"
+            raise TypeError(f"session {session.session}: is of {what}, which {type(self).__name__} is not for")
         self._name = session.session
-        self._model = session.model
+        self._model = session.model or session.op
         self._seed = session.seed
         self.position = session.position
         self._stream: Any = None
@@ -266,6 +291,22 @@ class SessionBase:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name} of {self._model} at {self.position}>"
+
+    def _feed_request(
+        self, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]
+    ) -> pb.AppendRequest:
+        request = pb.AppendRequest(session=self._name, expected_position=self.position, outputs=outputs)
+        for name, value in inputs.items():
+            try:
+                request.inputs[name].CopyFrom(tensors.to_wire(tensors.canonical(value)))
+            except TypeError as error:
+                raise TypeError(f"{self._model}: {name}: {error}") from None
+        return request
+
+    def _fed(self, response: pb.AppendResponse) -> Outputs:
+        self.position = response.position
+        arrays = {name: tensors.from_wire(tensor) for name, tensor in response.outputs.items()}
+        return Outputs(arrays, response.kernel, response.device)
 
     def _append_request(self, what: str | Sequence[int]) -> pb.AppendRequest:
         request = pb.AppendRequest(session=self._name, expected_position=self.position)

@@ -6,13 +6,15 @@ import asyncio
 import builtins
 import pathlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
 from attnd import _sessions, errors
 from attnd._sessions import Durability, Finish, Path, Sampling, SessionBase, SessionInfo, Token
 from attnd.aio import AsyncClient
+from attnd.results import Attribute, Outputs
+from attnd.tensors import ArrayLike
 from attnd.v1 import sessions_pb2 as pb
 
 T = TypeVar("T")
@@ -42,8 +44,8 @@ class AsyncDecode:
         return self._decoding.finish
 
 
-class AsyncSession(SessionBase):
-    """`Session` for asyncio; see there."""
+class AsyncKeptSession(SessionBase):
+    """What sessions of language models and of operators have in common."""
 
     def __init__(self, client: AsyncClient, session: pb.Session, patience: float) -> None:
         """Use `create`, `open` or `load`."""
@@ -52,24 +54,7 @@ class AsyncSession(SessionBase):
         self._patience = patience
 
     @classmethod
-    async def create(
-        cls,
-        client: AsyncClient,
-        model: str,
-        *,
-        name: str = "",
-        seed: int = 0,
-        durability: Durability = "async",
-        idle_seconds: float = 0,
-        labels: Mapping[str, str] | None = None,
-        patience: float = 30,
-    ) -> AsyncSession:
-        """A new session; arguments as those of `Session.create`."""
-        request = _sessions.create_request(model, name, seed, durability, idle_seconds, labels)
-        return cls(client, await _repeat(client, patience, client._sessions.Create, request), patience)
-
-    @classmethod
-    async def open(cls, client: AsyncClient, name: str, *, patience: float = 30) -> AsyncSession:
+    async def open(cls, client: AsyncClient, name: str, *, patience: float = 30) -> Self:
         """A session that exists."""
         request = pb.GetSessionRequest(session=name)
         return cls(client, await _repeat(client, patience, client._sessions.Get, request), patience)
@@ -85,7 +70,7 @@ class AsyncSession(SessionBase):
         durability: Durability = "async",
         recompute: bool = False,
         patience: float = 30,
-    ) -> AsyncSession:
+    ) -> Self:
         """A new session from a file of `save`; arguments as those of `Session.load`."""
         file = await asyncio.to_thread(pathlib.Path(path).read_bytes)
         header = _sessions.import_header(name, model, durability, recompute)
@@ -113,40 +98,9 @@ class AsyncSession(SessionBase):
         request = pb.GetSessionRequest(session=self.name)
         return _sessions.info(await self._call(self._client._sessions.Get, request))
 
-    async def append(self, what: str | Sequence[int]) -> builtins.list[int]:
-        """Feeds text or token ids; gives the tokens."""
-        response = await self._call(self._client._sessions.Append, self._append_request(what))
-        self.position = response.position
-        return [*response.tokens]
-
-    def decode(
-        self,
-        max_new_tokens: int = 256,
-        *,
-        sampling: Sampling = Sampling(),
-        stop: Sequence[str] = (),
-        stop_tokens: Sequence[int] = (),
-        ignore_eos: bool = False,
-    ) -> AsyncDecode:
-        """Samples; arguments as those of `Session.decode`."""
-        decoding = _sessions.Decoding(self, max_new_tokens, sampling, stop, stop_tokens, ignore_eos)
-        return AsyncDecode(self._tokens(decoding), decoding)
-
-    async def text(self, max_new_tokens: int = 256, **options: Any) -> AsyncIterator[str]:
-        """The text of `decode`, in pieces as they come; the same arguments."""
-        decode = self.decode(max_new_tokens, **options)
-        given = 0
-        async for _ in decode:
-            if len(decode.text) > given:
-                yield decode.text[given:]
-                given = len(decode.text)
-        if len(decode.text) > given:
-            yield decode.text[given:]
-
-    async def fork(self, name: str = "", *, position: int | None = None, seed: int | None = None) -> AsyncSession:
-        """A new session that begins with this one's tokens up to `position` (None: all) and goes its own way."""
-        made = await self._call(self._client._sessions.Fork, self._fork_request(name, position, seed))
-        return AsyncSession(self._client, made, self._patience)
+    async def fork(self, name: str = "", *, position: int | None = None) -> Self:
+        """A new session that begins with what this one has read up to `position` (None: all) and goes its own way."""
+        return await self._forked(self._fork_request(name, position, None))
 
     async def rewind(self, position: int) -> None:
         """Takes back everything from `position` on."""
@@ -181,6 +135,66 @@ class AsyncSession(SessionBase):
         self._leave()
         return await _repeat(self._client, self._patience, method, request)
 
+    async def _forked(self, request: pb.ForkRequest) -> Self:
+        return type(self)(self._client, await self._call(self._client._sessions.Fork, request), self._patience)
+
+
+class AsyncSession(AsyncKeptSession):
+    """`Session` for asyncio; see there."""
+
+    @classmethod
+    async def create(
+        cls,
+        client: AsyncClient,
+        model: str,
+        *,
+        name: str = "",
+        seed: int = 0,
+        durability: Durability = "async",
+        idle_seconds: float = 0,
+        labels: Mapping[str, str] | None = None,
+        patience: float = 30,
+    ) -> Self:
+        """A new session; arguments as those of `Session.create`."""
+        request = _sessions.create_request(
+            name, durability, idle_seconds, labels, model=model, seed=seed
+        )
+        return cls(client, await _repeat(client, patience, client._sessions.Create, request), patience)
+
+    async def append(self, what: str | Sequence[int]) -> builtins.list[int]:
+        """Feeds text or token ids; gives the tokens."""
+        response = await self._call(self._client._sessions.Append, self._append_request(what))
+        self.position = response.position
+        return [*response.tokens]
+
+    def decode(
+        self,
+        max_new_tokens: int = 256,
+        *,
+        sampling: Sampling = Sampling(),
+        stop: Sequence[str] = (),
+        stop_tokens: Sequence[int] = (),
+        ignore_eos: bool = False,
+    ) -> AsyncDecode:
+        """Samples; arguments as those of `Session.decode`."""
+        decoding = _sessions.Decoding(self, max_new_tokens, sampling, stop, stop_tokens, ignore_eos)
+        return AsyncDecode(self._tokens(decoding), decoding)
+
+    async def text(self, max_new_tokens: int = 256, **options: Any) -> AsyncIterator[str]:
+        """The text of `decode`, in pieces as they come; the same arguments."""
+        decode = self.decode(max_new_tokens, **options)
+        given = 0
+        async for _ in decode:
+            if len(decode.text) > given:
+                yield decode.text[given:]
+                given = len(decode.text)
+        if len(decode.text) > given:
+            yield decode.text[given:]
+
+    async def fork(self, name: str = "", *, position: int | None = None, seed: int | None = None) -> Self:
+        """A new session that begins with this one's tokens up to `position` (None: all) and goes its own way."""
+        return await self._forked(self._fork_request(name, position, seed))
+
     async def _tokens(self, decoding: _sessions.Decoding) -> AsyncIterator[Token]:
         self._leave()
         patience = _sessions.Patience(self._patience)
@@ -196,6 +210,43 @@ class AsyncSession(SessionBase):
                 await asyncio.sleep(patience.wait(errors.from_rpc(error)))
             finally:
                 stream.cancel()
+
+
+class AsyncOperatorSession(AsyncKeptSession):
+    """`OperatorSession` for asyncio; see there."""
+
+    _of_operator = True
+
+    @classmethod
+    async def create(
+        cls,
+        client: AsyncClient,
+        op: str,
+        attributes: Mapping[str, Attribute] | None = None,
+        *,
+        kernel: str = "",
+        name: str = "",
+        durability: Durability = "async",
+        idle_seconds: float = 0,
+        labels: Mapping[str, str] | None = None,
+        patience: float = 30,
+    ) -> Self:
+        """A new session; arguments as those of `OperatorSession.create`."""
+        request = _sessions.create_request(
+            name, durability, idle_seconds, labels, op=op, attributes=attributes, kernel=kernel
+        )
+        return cls(client, await _repeat(client, patience, client._sessions.Create, request), patience)
+
+    @property
+    def op(self) -> str:
+        return self._model
+
+    async def append(
+        self, inputs: Mapping[str, ArrayLike] | None = None, /, *, outputs: Sequence[str] = (), **more: ArrayLike
+    ) -> Outputs:
+        """Evaluates the operator behind what the session has read; arguments as those of `OperatorSession.append`."""
+        request = self._feed_request({**(inputs or {}), **more}, outputs)
+        return self._fed(await self._call(self._client._sessions.Append, request))
 
 
 async def _repeat(

@@ -35,20 +35,15 @@ class Timing:
     total_us: int
 
 
-class Result(Mapping[str, Array]):
-    """Outputs by name, and what is known of the evaluation."""
+class Outputs(Mapping[str, Array]):
+    """Outputs by name, and what computed them."""
 
-    def __init__(
-        self, outputs: Mapping[str, Array], kernel: str, device: str, batch_size: int, timing: Timing
-    ) -> None:
+    def __init__(self, outputs: Mapping[str, Array], kernel: str, device: str) -> None:
         self._outputs = dict(outputs)
         #: "composed", or the name of the kernel that ran.
         self.kernel = kernel
         #: Name of the device that it ran on.
         self.device = device
-        #: Calls that ran in the same launch, this one included.
-        self.batch_size = batch_size
-        self.timing = timing
 
     def __getitem__(self, name: str) -> Array:
         return self._outputs[name]
@@ -62,6 +57,18 @@ class Result(Mapping[str, Array]):
     def __repr__(self) -> str:
         outputs = ", ".join(f"{name}: {a.dtype}{list(a.shape)}" for name, a in self.items())
         return f"<{type(self).__name__} {outputs}; kernel {self.kernel} on {self.device}>"
+
+
+class Result(Outputs):
+    """Outputs by name, and what is known of the evaluation."""
+
+    def __init__(
+        self, outputs: Mapping[str, Array], kernel: str, device: str, batch_size: int, timing: Timing
+    ) -> None:
+        super().__init__(outputs, kernel, device)
+        #: Calls that ran in the same launch, this one included.
+        self.batch_size = batch_size
+        self.timing = timing
 
 
 @dataclass(frozen=True)

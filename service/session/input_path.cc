@@ -1,0 +1,53 @@
+#include "service/session/input_path.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "models/sha256.h"
+
+namespace attnd {
+
+size_t InputPath::StepsUpTo(uint64_t position) const {
+  const auto after =
+      std::upper_bound(steps_.begin(), steps_.end(), position,
+                       [](uint64_t value, const Step& step) { return value < step.end; });
+  return static_cast<size_t>(after - steps_.begin());
+}
+
+bool InputPath::HasEnd(uint64_t position) const {
+  const size_t count = StepsUpTo(position);
+  return position == (count == 0 ? base_ : steps_[count - 1].end);
+}
+
+std::string InputPath::HashAt(uint64_t position) const {
+  if (!HasEnd(position)) return "";
+  const size_t count = StepsUpTo(position);
+  return count == 0 ? base_hash_ : steps_[count - 1].hash;
+}
+
+std::string InputPath::EndsAround(uint64_t position) const {
+  const size_t count = StepsUpTo(position);
+  std::string text;
+  if (count > 0 || position >= base_)
+    text = absl::StrCat(count == 0 ? base_ : steps_[count - 1].end);
+  if (count < steps_.size()) absl::StrAppend(&text, text.empty() ? "" : " and ", steps_[count].end);
+  if (position < base_) text = absl::StrCat(base_);
+  return text;
+}
+
+void InputPath::Push(uint64_t length, uint64_t record, absl::string_view digest) {
+  steps_.push_back({position() + length, record, Sha256(absl::StrCat(hash(), digest))});
+}
+
+void InputPath::Truncate(uint64_t position) { steps_.resize(StepsUpTo(position)); }
+
+uint64_t InputPath::CommonWith(const InputPath& other) const {
+  uint64_t common = base_;
+  for (size_t i = 0; i < std::min(steps_.size(), other.steps_.size()); ++i) {
+    if (steps_[i].record != other.steps_[i].record) break;
+    common = steps_[i].end;
+  }
+  return common;
+}
+
+}  // namespace attnd
