@@ -174,19 +174,11 @@ absl::Status LanguageModel::Run(absl::Span<const Feed> feeds) const {
 }
 
 absl::Status LanguageModel::RunOnDevice(const Step& step, absl::Span<const Feed> feeds) const {
-  const auto layers = layouts_.size();
-  std::vector<Tensor> fixed(feeds.size() * layers);
-  std::vector<absl::Span<const Tensor>> pages(feeds.size() * layers);
   std::vector<decode::StepSequence> sequences;
+  sequences.reserve(feeds.size());
   for (size_t f = 0; f < feeds.size(); ++f) {
     const SequenceState& state = *step.segments[f].state;
-    for (size_t l = 0; l < layers; ++l) {
-      fixed[f * layers + l] = state.layer(static_cast<int64_t>(l)).fixed;
-      pages[f * layers + l] = state.layer(static_cast<int64_t>(l)).pages;
-    }
-    sequences.push_back({state.position(), feeds[f].tokens,
-                         absl::MakeConstSpan(fixed).subspan(f * layers, layers),
-                         absl::MakeConstSpan(pages).subspan(f * layers, layers), feeds[f].logits,
+    sequences.push_back({state.position(), feeds[f].tokens, state.all_layers(), feeds[f].logits,
                          feeds[f].all_logits});
   }
   return engine_->Run(sequences);

@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "kernels/core/tensor.h"
+#include "kernels/decode/step_engine.h"
 #include "kernels/primitives/primitives.h"
 
 namespace attnd::models {
@@ -26,10 +27,7 @@ struct LayerLayout {
   int64_t window = 0;  // Positions that a token sees, itself included; 0: all.
 };
 
-struct LayerState {
-  Tensor fixed;               // float32 [fixed], zeros at the start.
-  std::vector<Tensor> pages;  // float32 [page]; undefined where no token to come sees it.
-};
+using decode::LayerState;
 
 // The state after `position` tokens. Full pages are never written again, so that copies share them.
 // Its memory is the host's, or a device's. Not safe from two threads.
@@ -52,6 +50,7 @@ class SequenceState {
   int64_t position() const { return position_; }
   LayerState& layer(int64_t index) { return layers_[static_cast<size_t>(index)]; }
   const LayerState& layer(int64_t index) const { return layers_[static_cast<size_t>(index)]; }
+  absl::Span<const LayerState> all_layers() const { return layers_; }
   int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
 
   // Makes room for `count` tokens more. On an error nothing has changed but memory.

@@ -35,9 +35,9 @@ enum class RowOpKind : uint8_t {
   kHalvesProduct,  // to_h = first half of x_h times its second half
   kRepeat,         // every x_h copied to `a` consecutive parts of `to`
   kScaleHeads,     // x_h times value h of `to`
-  kTaylorMap,  // to_h = 1, x_i, x_i x_j (j < i) and x_i^2 / sqrt 2 of x_h d^(-1/4), row by row in
-               // i; d its size: products of features are 1 + s + s^2 / 2, s = q·k / sqrt d
-  kLogSigmoid,    // max(ln sigmoid(x) / a, b)
+  kTaylorMap,   // to_h = 1, x_i, x_i x_j (j < i) and x_i^2 / sqrt 2 of x_h d^(-1/4), row by row in
+                // i; d its size: products of features are 1 + s + s^2 / 2, s = q·k / sqrt d
+  kLogSigmoid,  // max(ln sigmoid(x) / a, b)
   kSoftplusGate,  // -w_h softplus(x + v)
   kBoundedGate,   // a sigmoid(w_h (x + v))
   kStepGate,      // x = clamp(softplus(x + v), a, b), -w x to `to`

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -29,14 +30,17 @@ struct DeviceLayout {
   int64_t window = 0;
 };
 
+// One layer's state, in the memory of whatever runs it.
+struct LayerState {
+  Tensor fixed;               // float32 [fixed], zeros at the start.
+  std::vector<Tensor> pages;  // float32 [page]; undefined where no token to come sees it.
+};
+
 // Tokens of one sequence in a step.
 struct StepSequence {
-  int64_t position = 0;              // Of the first token.
-  absl::Span<const int32_t> tokens;  // At least one, within the vocabulary.
-  // By layer, float32 in the device's memory, as the layouts say; pages by their index, those
-  // before the window may be undefined.
-  absl::Span<const Tensor> fixed;
-  absl::Span<const absl::Span<const Tensor>> pages;
+  int64_t position = 0;                 // Of the first token.
+  absl::Span<const int32_t> tokens;     // At least one, within the vocabulary.
+  absl::Span<const LayerState> layers;  // With pages for all of the tokens.
   // [vocab] for the last token, or [tokens, vocab] with `all_logits`, on the host; null: none.
   float* logits = nullptr;
   bool all_logits = false;

@@ -155,14 +155,14 @@ void CudaStepEngine::FillTables(absl::Span<const StepSequence> sequences, const 
     for (size_t l = 0; l < program_.layouts.size(); ++l) {
       const DeviceLayout& layout = program_.layouts[l];
       const size_t at = l * static_cast<size_t>(shape.segments) + s;
-      fixed[at] = layout.fixed > 0 ? sequence.fixed[l].data<float>() : nullptr;
+      fixed[at] = layout.fixed > 0 ? sequence.layers[l].fixed.data<float>() : nullptr;
       if (layout.page == 0) continue;
       const int64_t first = FirstPage(sequence, layout.window);
       runs[paged++ * shape.segments + static_cast<int64_t>(s)] = {pointer,
                                                                   static_cast<int32_t>(first)};
-      const auto end = static_cast<int64_t>(sequence.pages[l].size());
+      const auto end = static_cast<int64_t>(sequence.layers[l].pages.size());
       for (int64_t p = first; p < end; ++p) {
-        const Tensor& page = sequence.pages[l][static_cast<size_t>(p)];
+        const Tensor& page = sequence.layers[l].pages[static_cast<size_t>(p)];
         pages[pointer++] = page.defined() ? page.data<float>() : nullptr;
       }
     }
@@ -283,8 +283,8 @@ absl::Status CudaStepEngine::Run(absl::Span<const StepSequence> sequences) {
     for (size_t l = 0; l < program_.layouts.size(); ++l) {
       const DeviceLayout& layout = program_.layouts[l];
       if (layout.page == 0) continue;
-      shape.page_pointers +=
-          static_cast<int64_t>(sequence.pages[l].size()) - FirstPage(sequence, layout.window);
+      shape.page_pointers += static_cast<int64_t>(sequence.layers[l].pages.size()) -
+                             FirstPage(sequence, layout.window);
     }
   }
   const int64_t asked = shape.asked;

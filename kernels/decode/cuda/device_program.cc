@@ -233,6 +233,9 @@ absl::StatusOr<DeviceProgram> UploadProgram(cuda::CudaBackend& backend,
   device.embedding_type = program.embedding.dtype();
   device.norm = upload.Weight(program.norm, program.hidden);
   device.head = upload.Matrix(*program.head);
+  // A row in shared memory, beside its operations.
+  const int row_bytes =
+      cuda::SharedMemoryLimit() - static_cast<int>(kMostRowOps * sizeof(DeviceRowOp));
   for (const BlockProgram& from : program.blocks) {
     DeviceBlock block;
     block.mixer_norm = upload.Weight(from.mixer_norm, program.hidden);
@@ -258,10 +261,9 @@ absl::StatusOr<DeviceProgram> UploadProgram(cuda::CudaBackend& backend,
       block.out = upload.Matrix(attention.out);
       device.y_size = std::max(device.y_size, block.out.inputs);
     }
-    upload.Expect(
-        block.rows.row_size * static_cast<int>(sizeof(float)) <= cuda::SharedMemoryLimit(),
-        "projections of a token", block.rows.row_size,
-        absl::StrCat("at most ", cuda::SharedMemoryLimit() / sizeof(float), " values"));
+    upload.Expect(block.rows.row_size * static_cast<int>(sizeof(float)) <= row_bytes,
+                  "projections of a token", block.rows.row_size,
+                  absl::StrCat("at most ", row_bytes / sizeof(float), " values"));
     device.row_size = std::max<int64_t>(device.row_size, block.rows.row_size);
     device.blocks.push_back(std::move(block));
   }

@@ -11,6 +11,7 @@ namespace {
 constexpr int kWarp = 32;
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarp * kWarps;
+constexpr int kLanes = 8;
 constexpr int kMostColumns = kMostHeadSize / kWarp;  // Of a lane.
 constexpr int kPage = static_cast<int>(kPagePositions);
 
@@ -34,7 +35,7 @@ struct Running {
 
 __global__ void __launch_bounds__(kThreads) AttentionKernel(StepTables tables, AttentionParams p) {
   __shared__ float q[kMostHeadSize];
-  __shared__ float most[kWarps], sums[kWarps], o[kWarps][kMostHeadSize];
+  __shared__ float most[kWarps], sums[kWarps], o[kWarps][kMostHeadSize], weights[kWarps][kPage];
   const StepRow own = tables.rows[blockIdx.x];
   if (own.segment < 0) return;
   const int head = blockIdx.y, size = p.head_size, kv = head / (p.heads / p.kv_heads);
@@ -52,42 +53,53 @@ __global__ void __launch_bounds__(kThreads) AttentionKernel(StepTables tables, A
   for (; page <= last_page; page += kWarps) {
     const float* keys = tables.pages[run.begin + page - run.first] + kv * kPage * size;
     const float* values = keys + p.kv_heads * kPage * size;
-    float s[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int slot = half * kWarp + lane, position = page * kPage + slot;
-      s[half] = -INFINITY;
-      if (position < first || position > own.position) continue;
+    // kLanes lanes take one key's product together, so that they read it side by side.
+#pragma unroll 4
+    for (int i = 0; i < kPage; i += kWarp / kLanes) {
+      const int slot = i + lane / kLanes;
       const float* key = keys + slot * size;
       float4 sum = {};
-      for (int i = 0; i < size; i += 4) {
-        const float4 a = *reinterpret_cast<const float4*>(q + i);
-        const float4 b = *reinterpret_cast<const float4*>(key + i);
+      for (int c = lane % kLanes * 4; c < size; c += kLanes * 4) {
+        const float4 a = *reinterpret_cast<const float4*>(q + c);
+        const float4 b = *reinterpret_cast<const float4*>(key + c);
         sum.x = fmaf(a.x, b.x, sum.x);
         sum.y = fmaf(a.y, b.y, sum.y);
         sum.z = fmaf(a.z, b.z, sum.z);
         sum.w = fmaf(a.w, b.w, sum.w);
       }
-      s[half] = (sum.x + sum.y) + (sum.z + sum.w);
+      float dot = (sum.x + sum.y) + (sum.z + sum.w);
+#pragma unroll
+      for (int d = 1; d < kLanes; d *= 2) dot += __shfl_xor_sync(~0u, dot, d);
+      const int position = page * kPage + slot;
+      if (lane % kLanes == 0) {
+        weights[warp][slot] = position < first || position > own.position ? -INFINITY : dot;
+      }
     }
+    __syncwarp();
+    float s[2] = {weights[warp][lane], weights[warp][kWarp + lane]};
     const float top = fmaxf(r.most, WarpMax(fmaxf(s[0], s[1])));
     const float fade = expf(r.most - top);  // 0 for the first page.
     s[0] = expf(s[0] - top);
     s[1] = expf(s[1] - top);
+    weights[warp][lane] = s[0];
+    weights[warp][kWarp + lane] = s[1];
+    __syncwarp();
     r.most = top;
     r.sum = r.sum * fade + WarpSum(s[0] + s[1]);
 #pragma unroll
     for (int c = 0; c < kMostColumns; ++c) r.o[c] *= fade;
     const int begin = max(first - page * kPage, 0),
               end = min(own.position - page * kPage + 1, kPage);
+#pragma unroll 8
     for (int slot = begin; slot < end; ++slot) {
-      const float weight = __shfl_sync(~0u, slot < kWarp ? s[0] : s[1], slot % kWarp);
+      const float weight = weights[warp][slot];
 #pragma unroll
       for (int c = 0; c < kMostColumns; ++c) {
         const int column = c * kWarp + lane;
         if (column < size) r.o[c] = fmaf(weight, values[slot * size + column], r.o[c]);
       }
     }
+    __syncwarp();
   }
   if (lane == 0) {
     most[warp] = r.most;

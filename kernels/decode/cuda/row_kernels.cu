@@ -236,8 +236,14 @@ __device__ float Convolve(const DeviceConvolution& conv, int channel, int offset
 // A block for each row.
 __global__ void __launch_bounds__(kRowThreads) RowsKernel(StepTables tables, RowsParams p) {
   extern __shared__ float row[];
+  // Operations are read from memory once, all together.
+  __shared__ DeviceRowOp ops[kMostRowOps];
   const StepRow own = tables.rows[blockIdx.x];
   if (own.segment < 0) return;
+  constexpr int kWords = sizeof(DeviceRowOp) / sizeof(uint64_t);
+  for (int i = threadIdx.x; i < p.op_count * kWords; i += kRowThreads) {
+    reinterpret_cast<uint64_t*>(ops)[i] = reinterpret_cast<const uint64_t*>(p.ops)[i];
+  }
   const float* raw = p.raw + blockIdx.x * p.stride;
   for (int i = threadIdx.x; i < p.width; i += kRowThreads) row[i] = raw[i];
   __syncthreads();
@@ -252,7 +258,7 @@ __global__ void __launch_bounds__(kRowThreads) RowsKernel(StepTables tables, Row
     __syncthreads();
   }
   for (int i = 0; i < p.op_count; ++i) {
-    RunOp(p.ops[i], own.position, row);
+    RunOp(ops[i], own.position, row);
     __syncthreads();
   }
   float* out = p.rows + blockIdx.x * p.stride;
@@ -332,9 +338,10 @@ cudaError_t LaunchGatedProduct(const float* both, int64_t both_stride, int64_t r
 cudaError_t LaunchRows(const StepTables& tables, int64_t rows, const RowsParams& params,
                        cudaStream_t stream) {
   const auto bytes = static_cast<int>(params.row_size * sizeof(float));
-  if (bytes > 48 * 1024) {
+  constexpr int kOps = kMostRowOps * sizeof(DeviceRowOp);
+  if (bytes + kOps > 48 * 1024) {
     static const cudaError_t allowed = cudaFuncSetAttribute(
-        RowsKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, cuda::SharedMemoryLimit());
+        RowsKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, cuda::SharedMemoryLimit() - kOps);
     if (allowed != cudaSuccess) return allowed;
   }
   RowsKernel<<<static_cast<unsigned>(rows), kRowThreads, static_cast<size_t>(bytes), stream>>>(

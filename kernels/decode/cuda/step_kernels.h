@@ -58,6 +58,7 @@ struct DeviceRowOp {
   const float* matrix;  // [inputs, outputs]: W transposed.
   int32_t outputs;      // Of a part: W's, or features.
 };
+inline constexpr int64_t kMostRowOps = 32;
 struct DeviceConvolution {
   int32_t at, channels, taps;
   bool silu;
