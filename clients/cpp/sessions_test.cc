@@ -28,19 +28,19 @@ class Flaky final : public v1::Sessions::Service {
  public:
   grpc::Status Append(grpc::ServerContext*, const v1::AppendRequest* request,
                       v1::AppendResponse* response) override {
-    absl::MutexLock lock(&mu);
-    keys.insert(request->idempotency_key());
-    if (++appends == 1) return kAway;
+    absl::MutexLock lock(&mu_);
+    keys_.insert(request->idempotency_key());
+    if (++appends_ == 1) return kAway;
     response->set_position(static_cast<uint64_t>(request->tokens_size()));
     return grpc::Status::OK;
   }
 
   grpc::Status Decode(grpc::ServerContext*, const v1::DecodeRequest* request,
                       grpc::ServerWriter<v1::DecodeEvent>* writer) override {
-    absl::MutexLock lock(&mu);
-    keys.insert(request->idempotency_key());
+    absl::MutexLock lock(&mu_);
+    keys_.insert(request->idempotency_key());
     const uint64_t from = request->has_from_position() ? request->from_position() : 10;
-    froms.push_back(from);
+    froms_.push_back(from);
     for (uint64_t at = from; at < 15 && at < from + 2; ++at) {
       v1::DecodeEvent event;
       event.set_position(at);
@@ -72,10 +72,24 @@ class Flaky final : public v1::Sessions::Service {
     return grpc::Status::OK;
   }
 
-  absl::Mutex mu;
-  int appends = 0;
-  std::vector<uint64_t> froms;
-  std::set<std::string> keys;
+  int appends() const {
+    absl::MutexLock lock(&mu_);
+    return appends_;
+  }
+  std::vector<uint64_t> froms() const {
+    absl::MutexLock lock(&mu_);
+    return froms_;
+  }
+  std::set<std::string> keys() const {
+    absl::MutexLock lock(&mu_);
+    return keys_;
+  }
+
+ private:
+  mutable absl::Mutex mu_;
+  int appends_ = 0;
+  std::vector<uint64_t> froms_;
+  std::set<std::string> keys_;
 };
 
 class SessionsTest : public ::testing::Test {
@@ -98,13 +112,13 @@ TEST_F(SessionsTest, AMutationThatIsRepeatedKeepsItsKey) {
   v1::AppendRequest request;
   request.add_tokens(1);
   EXPECT_EQ(Sessions(*client_).Append(request)->position(), 1u);
-  EXPECT_EQ(service_.appends, 2);
-  ASSERT_EQ(service_.keys.size(), 1u);
-  EXPECT_NE(*service_.keys.begin(), "");
+  EXPECT_EQ(service_.appends(), 2);
+  ASSERT_EQ(service_.keys().size(), 1u);
+  EXPECT_NE(*service_.keys().begin(), "");
   // One that names its position needs none.
   request.set_expected_position(0);
   EXPECT_TRUE(Sessions(*client_).Append(request).ok());
-  EXPECT_EQ(service_.keys.count(""), 1u);
+  EXPECT_EQ(service_.keys().count(""), 1u);
 }
 
 TEST_F(SessionsTest, AStreamGoesOnWhereItBroke) {
@@ -119,8 +133,8 @@ TEST_F(SessionsTest, AStreamGoesOnWhereItBroke) {
   EXPECT_TRUE(status.ok()) << status;
   EXPECT_THAT(tokens, ElementsAre(10, 11, 12, 13, 14));
   EXPECT_EQ(finish, v1::LENGTH);
-  EXPECT_THAT(service_.froms, ElementsAre(10, 12, 14));
-  EXPECT_EQ(service_.keys.size(), 1u) << "the same decode each time";
+  EXPECT_THAT(service_.froms(), ElementsAre(10, 12, 14));
+  EXPECT_EQ(service_.keys().size(), 1u) << "the same decode each time";
   const absl::Status left =
       Sessions(*client_).Decode(v1::DecodeRequest(), [](const v1::DecodeEvent&) { return false; });
   EXPECT_TRUE(absl::IsCancelled(left)) << left;

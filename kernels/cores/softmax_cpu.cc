@@ -271,12 +271,12 @@ class QueryTile {
     Scratch scratch;
     float* allowed = scratch.Take<float>(kBlock);
     for (int64_t i = 0; i < count_; ++i) {
-      if (most_[i] == kMinusInfinity) continue;  // Nothing has weight.
       std::fill(allowed, allowed + columns_, 0.0f);
       Mask(i, allowed);
       for (const NonFinite::Element& x : odd_.elements()) {
         if (allowed[x.row] == kMinusInfinity) continue;
-        o_[i * value_size_ + x.column] += scores_[i * kBlock + x.row] * x.value;
+        // Whatever its weight, which may have come to 0.
+        o_[i * value_size_ + x.column] += x.value;
       }
     }
   }
