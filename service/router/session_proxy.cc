@@ -18,6 +18,8 @@ namespace {
 using grpc::CallbackServerContext;
 
 // Finds the worker of a session. One that was known and has it no more is looked for again, once.
+// What a worker that cannot be reached may have done is not asked of another: that is for the
+// client, whose next call is looked for anew.
 class SessionNext {
  public:
   SessionNext(SessionWorkers& workers, std::string session, absl::Time deadline)
@@ -26,7 +28,7 @@ class SessionNext {
   void operator()(const grpc::Status& last, SessionWorkers::Found found) {
     if (absl::Status s = CheckSessionId("session", session_); !s.ok()) return found(s);
     if (!last.ok()) {
-      if (last.error_code() == grpc::StatusCode::NOT_FOUND) workers_.Forget(session_);
+      workers_.Forget(session_);
       if (last.error_code() != grpc::StatusCode::NOT_FOUND || !known_) return found(FromWire(last));
     }
     known_ = last.ok() && workers_.Knows(session_);
@@ -337,7 +339,7 @@ class ModelsProxy final : public v1::Models::CallbackService {
           worker.models->async()->List(c, q, r, std::move(done));
         },
         [response](std::vector<All::Answer>& answers) {
-          const grpc::Status status = Reached(answers);
+          grpc::Status status = Reached(answers);
           if (!status.ok()) return status;
           std::map<std::string, const v1::Model*> by_name;
           for (const All::Answer& answer : answers) {

@@ -121,8 +121,8 @@ class AskAll final : public std::enable_shared_from_this<AskAll<Request, Respons
         left_(count) {}
 
  private:
-  void Answered(size_t index, grpc::Status status) {
-    answers_[index].status = std::move(status);
+  void Answered(size_t index, const grpc::Status& status) {
+    answers_[index].status = status;
     {
       absl::MutexLock lock(&mu_);
       if (--left_ > 0) return;

@@ -121,8 +121,9 @@ class InferenceService final : public Base {
       return Later([&](auto done) {
         language_->DescribeMetadata(request->name(), request->version(),
                                     [response, done = std::move(done)](auto metadata) mutable {
-                                      if (metadata.ok()) *response = *std::move(metadata);
-                                      done(metadata.status());
+                                      const absl::Status status = metadata.status();
+                                      if (status.ok()) *response = *std::move(metadata);
+                                      done(status);
                                     });
       });
     }
@@ -138,10 +139,11 @@ class InferenceService final : public Base {
       return Later([&](auto done) {
         language_->DescribeConfig(request->name(), request->version(),
                                   [response, done = std::move(done)](auto config) mutable {
-                                    if (config.ok()) {
+                                    const absl::Status status = config.status();
+                                    if (status.ok()) {
                                       *response->mutable_config() = *std::move(config);
                                     }
-                                    done(config.status());
+                                    done(status);
                                   });
       });
     }

@@ -92,7 +92,7 @@ void LanguageInference::DescribeConfig(
 }
 
 void LanguageInference::Load(const std::string& name, SessionManager::StatusDone done) {
-  Describe(name, "", [done = std::move(done)](absl::StatusOr<v1::Model> model) mutable {
+  Describe(name, "", [done = std::move(done)](const absl::StatusOr<v1::Model>& model) mutable {
     done(model.status());
   });
 }

@@ -177,7 +177,7 @@ void SessionManager::RunStep(const SessionPtr& session, const std::shared_ptr<Op
 }
 
 void SessionManager::AppendInputs(const SessionPtr& session,
-                                  std::shared_ptr<const v1::AppendRequest> request,
+                                  const std::shared_ptr<const v1::AppendRequest>& request,
                                   AppendDone answer) {
   if (!request->tokens().empty() || !request->text().empty() || request->inputs().empty()) {
     return answer(Refusal(

@@ -74,7 +74,7 @@ v1::OperatorState ToWire(const OperatorState& state) {
   return wire;
 }
 
-absl::StatusOr<SharedOperatorState> FromWire(std::shared_ptr<const v1::OperatorState> wire) {
+absl::StatusOr<SharedOperatorState> FromWire(const std::shared_ptr<const v1::OperatorState>& wire) {
   absl::StatusOr<NamedTensors> tensors = ViewTensors("state", wire->tensors(), wire);
   if (!tensors.ok()) return absl::DataLossError(tensors.status().message());
   auto state = std::make_shared<OperatorState>();

@@ -39,7 +39,7 @@ absl::StatusOr<NamedTensors> ViewTensors(absl::string_view op, const WireTensors
 void ToWire(const NamedTensors& tensors, WireTensors& out);
 v1::OperatorState ToWire(const OperatorState& state);
 // The way back; the bytes stay where they are. DATA_LOSS for tensors that are none.
-absl::StatusOr<SharedOperatorState> FromWire(std::shared_ptr<const v1::OperatorState> state);
+absl::StatusOr<SharedOperatorState> FromWire(const std::shared_ptr<const v1::OperatorState>& state);
 
 // Over names, types, shapes and bytes.
 std::string DigestOf(const WireTensors& tensors);

@@ -232,8 +232,8 @@ class SessionManager {
   absl::Status Equip(LiveSession& session, const v1::SessionRecord::Created& created);
   absl::StatusOr<const Operator*> FindOperator(const std::string& op) const;
   absl::Status CheckCreated(const v1::SessionRecord::Created& created) const;
-  void AppendInputs(const SessionPtr& session, std::shared_ptr<const v1::AppendRequest> request,
-                    AppendDone answer);
+  void AppendInputs(const SessionPtr& session,
+                    const std::shared_ptr<const v1::AppendRequest>& request, AppendDone answer);
   // A step's inputs behind `before` (null: the beginning), checked.
   absl::StatusOr<std::shared_ptr<OperatorStep>> MakeStep(const LiveSession& session,
                                                          const v1::AppendRequest& request,
