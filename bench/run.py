@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Runs the benchmarks of a build, each beside something measured in the same run.
 
-    bench/run.py [--build build] [--quick] [--save] [kernels] [pytorch] [service] [router]
+    bench/run.py [--build build] [--quick] [--save] [kernels] [pytorch] [service] [sessions] [idle] [router]
 
 kernels  operators_bench: fused CPU kernels and their composed definitions
 pytorch  softmax_attention beside PyTorch's CPU attention, where PyTorch is installed
 service  service_bench: evaluations and streams against a bare gRPC echo of the same bytes
+sessions tokens per second of attnd-text-small at 1 and at 32 sessions, in a process and over gRPC, beside PyTorch on the same weights
+         (--torch names a Python that has it), and what a token costs at 1,000 and at 100,000 tokens
+idle     100,000 idle sessions: the server's memory, its restart, and how long some of them take to go on
 router   the latency that a router in a process of its own adds to `attnd serve`, beside bare gRPC hops
 
 Where a figure has a bound, a line says whether it was reached. --save writes bench/results/<date>-<name>.txt with the machine and the commit.
@@ -16,8 +19,10 @@ import contextlib
 import datetime
 import json
 import pathlib
+import re
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -36,6 +41,15 @@ def process(*command: str, **options):
         child.wait(timeout=60)
 
 
+class Address(str):
+    """Of a server, and its process."""
+
+    def __new__(cls, address: str, pid: int):
+        made = super().__new__(cls, address)
+        made.pid = pid
+        return made
+
+
 @contextlib.contextmanager
 def attnd(programs: pathlib.Path, *arguments: str):
     """A server on a free port that takes calls; gives its address."""
@@ -47,7 +61,7 @@ def attnd(programs: pathlib.Path, *arguments: str):
                 if child.poll() is not None:
                     raise SystemExit(f"{' '.join(command)} did not start")
                 time.sleep(0.05)
-            yield f"127.0.0.1:{json.loads(file.read_text())['grpc']}"
+            yield Address(f"127.0.0.1:{json.loads(file.read_text())['grpc']}", child.pid)
 
 
 def ready(metrics_port: int) -> bool:
@@ -155,6 +169,94 @@ def router(programs: pathlib.Path, seconds: float) -> list[str]:
     ]
 
 
+WEIGHTS = ROOT / "models/weights"
+
+
+def session_bench(programs: pathlib.Path, *arguments: str) -> dict:
+    done = subprocess.run([str(programs / "session_bench"), *arguments], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout)
+
+
+def sessions(programs: pathlib.Path, seconds: float, torch: str = sys.executable) -> list[str]:
+    model = "attnd-text-small"
+    prompt = 64
+    lines = [f"{model}, a prompt of {prompt} tokens, then the most probable ones; tokens per second of all sessions, 2 threads;"]
+    figures = []
+    if subprocess.run([torch, "-c", "import torch, safetensors"], capture_output=True).returncode != 0:
+        return ["no PyTorch (--torch): nothing to compare with"]
+    with attnd(programs, "serve", "--device=cpu", f"--models={WEIGHTS}", "--cpu-threads=2") as target:
+        for count, least in ((1, 2), (32, 4)):
+            tokens = int((400 if count == 1 else 128) * max(seconds / 5, 0.5))
+            size = (f"--sessions={count}", f"--prompt={prompt}", f"--tokens={tokens}")
+
+            def theirs(dtype: str) -> dict:
+                command = [torch, str(ROOT / "bench/decode_pytorch.py"), str(WEIGHTS / model), "--threads=2"]
+                done = subprocess.run([*command, *size, f"--dtype={dtype}"], check=True, capture_output=True, text=True)
+                return json.loads(done.stdout)
+
+            sides = {
+                "runner": lambda: session_bench(programs, "decode", f"--model={WEIGHTS / model}", "--threads=2", *size),
+                "service": lambda: session_bench(programs, "serve", f"--target={target}", f"--model={model}", *size),
+                "float32": lambda: theirs("float32"),
+                "bfloat16": lambda: theirs("bfloat16"),
+            }
+            # Rounds alternate, so that what else the machine does hits all.
+            rounds = [{name: side() for name, side in sides.items()} for _ in range(5)]
+            rate = {name: statistics.median(one[name]["tokens_per_second"] for one in rounds) for name in sides}
+            same = all(rounds[0][name]["tokens"] == rounds[0]["runner"]["tokens"] for name in ("service", "float32"))
+            version = rounds[0]["float32"]["torch"]
+            lines.append(
+                f"{count:3} sessions, {tokens} tokens each: model runner {rate['runner']:6.0f}, over gRPC {rate['service']:6.0f}; PyTorch {version}"
+                f" float32 {rate['float32']:6.0f}, bfloat16 {rate['bfloat16']:6.0f}; first session's tokens {'the same' if same else 'DIFFERENT'}"
+            )
+            for name in ("runner", "service"):
+                for dtype in ("float32", "bfloat16"):
+                    what = f"{count} sessions, {name}: tokens per second, of PyTorch's {dtype}"
+                    figures.append(figure(what, rate[name] / rate[dtype], " times", least=least))
+    model = "attnd-recall-gated_deltanet-64"
+    places = session_bench(programs, "positions", f"--model={WEIGHTS / model}")
+    costs = {place["position"]: place["token_us"] for place in places}
+    lines.append(f"{model}, a token at " + ", ".join(f"{at}: {us:.2f} us" for at, us in costs.items()))
+    figures.append(figure("a token at 102400 tokens, of one at 1024", costs[102400] / costs[1024], " times", most=1.1))
+    return [*lines, "", *figures]
+
+
+def resident(pid: int) -> tuple[float, float]:
+    """MiB of a process's memory, now and at most so far."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return tuple(int(re.search(rf"{key}:\s+(\d+)", status)[1]) / 1024 for key in ("VmRSS", "VmHWM"))
+
+
+def idle(programs: pathlib.Path, seconds: float) -> list[str]:
+    count = 100_000 if seconds >= 5 else 2_000
+    limit = 512  # MiB
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["serve", "--device=cpu", f"--models={WEIGHTS}", f"--state-dir={folder}/state", f"--max-session-bytes={limit}MiB"]
+        with attnd(programs, *options) as server:
+            fill = session_bench(programs, "fill", f"--target={server}", "--model=attnd-text-small", f"--count={count}")
+            made = resident(server.pid)
+        lines.append(f"{count} sessions made in {fill['seconds']:.0f} s; the server's memory then {made[0]:.0f} MiB, at most {made[1]:.0f} MiB")
+        size = sum(file.stat().st_size for file in pathlib.Path(folder).rglob("*") if file.is_file())
+        begin = time.monotonic()
+        with attnd(programs, *options) as server:
+            start = time.monotonic() - begin
+            lines.append(f"on disk {size / 2**20:.0f} MiB; started again in {start:.2f} s")
+            report = session_bench(programs, "resume", f"--target={server}", f"--count={count}", "--in-flight=1")
+            memory = resident(server.pid)
+        lines += [row("to the first token", report["all"])]
+        lines += [row(f"  {name}", load) for name, load in report["kinds"].items()]
+        lines.append(f"the server's memory then {memory[0]:.0f} MiB, at most {memory[1]:.0f} MiB; --max-session-bytes {limit} MiB")
+    return [
+        *lines,
+        "",
+        figure("an idle session's first token after a restart, p99", report["all"]["p99_us"] / 1e3, " ms", most=50),
+        figure("memory, at most", max(made[1], memory[1]), " MiB", most=2 * limit),
+    ]
+
+
 def kernels(programs: pathlib.Path, seconds: float) -> list[str]:
     command = [str(programs / "operators_bench"), f"--benchmark_min_time={seconds / 20}"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
@@ -203,10 +305,11 @@ def machine() -> str:
 
 
 def main() -> None:
-    parts = {"kernels": kernels, "pytorch": pytorch, "service": service, "router": router}
+    parts = {"kernels": kernels, "pytorch": pytorch, "service": service, "sessions": sessions, "idle": idle, "router": router}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="name", help="of: " + ", ".join(parts))
     parser.add_argument("--build", default="build", type=pathlib.Path)
+    parser.add_argument("--torch", default=sys.executable, help="a Python that has PyTorch, for sessions")
     parser.add_argument("--quick", action="store_true", help="a fifth of the time")
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
@@ -214,7 +317,8 @@ def main() -> None:
         parser.error(f"unknown benchmark {unknown}; there are: {', '.join(parts)}")
     programs = (ROOT / arguments.build if not arguments.build.is_absolute() else arguments.build) / "bin"
     for name in arguments.names or parts:
-        lines = [f"{name}: {machine()}", "", *parts[name](programs, 1 if arguments.quick else 5)]
+        more = {"torch": arguments.torch} if name == "sessions" else {}
+        lines = [f"{name}: {machine()}", "", *parts[name](programs, 1 if arguments.quick else 5, **more)]
         print("\n".join(lines), "\n", flush=True)
         if arguments.save:
             path = ROOT / "bench/results" / f"{datetime.date.today()}-{name}.txt"

@@ -98,6 +98,12 @@ class Flags {
         "redis://[[user]:password@]host[:port][/database] or redis+unix:///path");
     Size("--max-store-bytes", config.max_store_bytes, "what sessions may take there; 0: no limit",
          0);
+    Add("--max-sessions", config.max_sessions, "sessions that there may be, in memory and there")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+    Size("--max-checkpoint-bytes", config.max_checkpoint_bytes,
+         "states that one session keeps there to be taken back to, one in 512 tokens; beyond it "
+         "fewer, the further back",
+         0);
     Add("--session-idle-seconds", config.session_idle_seconds,
         "idle time after which a session is deleted, unless it says another")
         ->check(CLI::Range(0.001, 1e9));

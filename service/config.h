@@ -55,6 +55,8 @@ struct Config {
   std::string state_url;  // The same, of a Redis server.
   int64_t max_store_bytes = 0;
   double session_idle_seconds = 86400;
+  int64_t max_sessions = 1000000;
+  int64_t max_checkpoint_bytes = int64_t{256} << 20;
   int64_t max_session_bytes = int64_t{2} << 30;
 
   double drain_seconds = 30;

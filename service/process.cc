@@ -234,8 +234,10 @@ class Process {
     store_ = std::make_unique<MeasuredStore>(*std::move(store), *session_metrics_);
     manager_ = std::make_unique<SessionManager>(
         *models_, *store_, *session_metrics_,
-        SessionLimits{.max_state_bytes = config_.max_session_bytes,
+        SessionLimits{.max_sessions = static_cast<uint64_t>(config_.max_sessions),
+                      .max_state_bytes = config_.max_session_bytes,
                       .idle_seconds = config_.session_idle_seconds,
+                      .max_checkpoint_bytes = config_.max_checkpoint_bytes,
                       // The rest of the message is small.
                       .max_answer_bytes = config_.max_message_bytes / 16 * 15},
         engine_.get());

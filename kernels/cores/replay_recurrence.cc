@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "hwy/cache_control.h"
 #include "kernels/primitives/cpu/ordered_product.h"
 #include "kernels/primitives/cpu/parallel.h"
 #include "kernels/primitives/cpu/vector_math.h"
@@ -26,15 +27,17 @@ class ChunkRows {
         since_start_(state + layout.since_start),
         keys_(state + layout.keys),
         values_(state + layout.values),
+        reads_(shape.delta ? 2 : 1),
         decays_(scratch_.Take<float>(count * gates_)),
-        q_(scratch_.Take<float>(count * K_)),
-        k_(scratch_.Take<float>(count * K_)),
-        read_(scratch_.Take<float>(count * V_)),
-        weights_(scratch_.Take<float>(kChunk)) {}
+        asked_(scratch_.Take<float>(count * reads_ * K_)),
+        read_(scratch_.Take<float>(count * reads_ * V_)),
+        pair_(scratch_.Take<float>(reads_ * K_)),
+        weights_(scratch_.Take<float>(reads_ * kChunk)) {}
 
   // `before` tokens of the running chunk are in the state.
   void Run(int64_t before) {
     if (before == 0) std::fill_n(since_start_, gates_, 1.0f);
+    FetchChunk(before);
     FromAnchor();
     for (int64_t i = 0; i < count_; ++i) Token(i, before + i);
     if (before + count_ == kChunk) MoveAnchor();
@@ -42,6 +45,16 @@ class ChunkRows {
 
  private:
   bool decays() const { return shape_.decay != Decay::kNone; }
+
+  // Asks for the running chunk's keys and values while the anchor is read: of many sessions each
+  // one's state comes from far away.
+  void FetchChunk(int64_t before) const {
+    constexpr int64_t kLine = 16;
+    for (int64_t c = 0; before > 0 && c < K_; ++c) {
+      for (int64_t s = 0; s < before; s += kLine) hwy::Prefetch(keys_ + c * kChunk + s);
+    }
+    for (int64_t i = 0; i < before * V_; i += kLine) hwy::Prefetch(values_ + i);
+  }
 
   // out = x e^G for the decay G since the chunk's start.
   void SinceStart(const float* x, float* out) const {
@@ -53,7 +66,8 @@ class ChunkRows {
     }
   }
 
-  // y = (q e^G)^T S for every row, and for the delta rule the same of the keys.
+  // (q e^G)^T S for every row, and for the delta rule the same of the keys, side by side: the
+  // anchor is read once.
   void FromAnchor() {
     for (int64_t i = 0; i < count_; ++i) {
       float* decay = decays_ + i * gates_;
@@ -62,51 +76,52 @@ class ChunkRows {
         ExpRow(decay, gates_);
         MulRow(since_start_, decay, since_start_, gates_);
       }
-      SinceStart(rows_.q + (first_ + i) * rows_.q_stride, q_ + i * K_);
-      if (shape_.delta) SinceStart(rows_.k + (first_ + i) * rows_.k_stride, k_ + i * K_);
+      float* asked = asked_ + i * reads_ * K_;
+      SinceStart(Query(i), asked);
+      if (shape_.delta) SinceStart(Key(i), asked + K_);
     }
-    OrderedProduct(count_, V_, K_, q_, K_, anchor_, V_, rows_.y + first_ * rows_.y_stride,
-                   rows_.y_stride, false);
-    if (shape_.delta) OrderedProduct(count_, V_, K_, k_, K_, anchor_, V_, read_, V_, false);
+    OrderedProduct(count_ * reads_, V_, K_, asked_, K_, anchor_, V_, read_, V_, false);
   }
 
-  // weights = x^T K for the first `count` keys of the chunk. Whole panels: what the columns beyond
-  // hold is not read.
-  void Weigh(const float* x, int64_t count) const {
-    constexpr int64_t kStep = 32;
-    OrderedProduct(1, (count + kStep - 1) / kStep * kStep, K_, x, K_, keys_, kChunk, weights_,
-                   kChunk, false);
-  }
+  const float* Query(int64_t i) const { return rows_.q + (first_ + i) * rows_.q_stride; }
+  const float* Key(int64_t i) const { return rows_.k + (first_ + i) * rows_.k_stride; }
 
-  // Token i of the call, token r of the chunk.
+  // Token i of the call, token r of the chunk. What the query and the key find in the chunk so far
+  // is found in one go, in the order of its tokens; then the query finds the token itself.
   void Token(int64_t i, int64_t r) {
     if (decays()) DecayKeys(decays_ + i * gates_, r);
-    const float* key = rows_.k + (first_ + i) * rows_.k_stride;
+    const float* key = Key(i);
+    for (int64_t c = 0; c < K_; ++c) keys_[c * kChunk + r] = key[c];
+    std::copy_n(Query(i), K_, pair_);
+    if (shape_.delta) std::copy_n(key, K_, pair_ + K_);
+    // Whole panels: what the columns beyond hold is not read.
+    constexpr int64_t kStep = 32;
+    OrderedProduct(reads_, (r + kStep) / kStep * kStep, K_, pair_, K_, keys_, kChunk, weights_,
+                   kChunk, false);
+    float* read = read_ + i * reads_ * V_;
+    OrderedProduct(reads_, V_, r, weights_, kChunk, values_, V_, read, V_, true);
     float* value = values_ + r * V_;
     std::copy_n(rows_.v + (first_ + i) * rows_.v_stride, V_, value);
     if (shape_.delta) {
-      Weigh(key, r);
-      OrderedProduct(1, V_, r, weights_, kChunk, values_, V_, read_ + i * V_, V_, true);
-      AxpyRow(-1.0f, read_ + i * V_, value, V_);
+      AxpyRow(-1.0f, read + V_, value, V_);
       if (rows_.beta != nullptr) {
         ScaleRow(value, rows_.beta[(first_ + i) * rows_.beta_stride], V_);
       }
     }
-    for (int64_t c = 0; c < K_; ++c) keys_[c * kChunk + r] = key[c];
-    const float* query = rows_.q + (first_ + i) * rows_.q_stride;
-    Weigh(query, r + 1);
-    OrderedProduct(1, V_, r + 1, weights_, kChunk, values_, V_,
-                   rows_.y + (first_ + i) * rows_.y_stride, V_, true);
+    AxpyRow(weights_[r], value, read, V_);
+    std::copy_n(read, V_, rows_.y + (first_ + i) * rows_.y_stride);
     if (shape_.normalise) {
-      float dot = DotRow(q_ + i * K_, z_, K_);
+      float dot = DotRow(asked_ + i * reads_ * K_, z_, K_);
       for (int64_t s = 0; s <= r; ++s) dot += weights_[s];
       rows_.dots[(first_ + i) * rows_.dots_stride] = dot;
     }
   }
 
-  // The first r keys of the chunk, by one token more.
+  // The first r keys of the chunk, by one token more; in whole vectors, the columns beyond are not
+  // read before they are written.
   void DecayKeys(const float* decay, int64_t r) {
-    ScaleRows(keys_, K_, r, kChunk, decay, gates_ == 1 ? 0 : 1);
+    constexpr int64_t kStep = 16;
+    ScaleRows(keys_, K_, (r + kStep - 1) / kStep * kStep, kChunk, decay, gates_ == 1 ? 0 : 1);
   }
 
   // S = e^G S + K^T U at the chunk's end.
@@ -128,10 +143,12 @@ class ChunkRows {
   const int64_t first_, count_, K_, V_, gates_;
   float *anchor_, *z_, *since_start_, *keys_, *values_;
   Scratch scratch_;
-  float* decays_;   // [count,gates]: e^g.
-  float *q_, *k_;   // [count,K], decayed since the chunk's start.
-  float* read_;     // [count,V]: what the memory holds under each key.
-  float* weights_;  // [kChunk]
+  const int64_t reads_;  // Rows that a token reads with: its query, for the delta rule its key.
+  float* decays_;        // [count,gates]: e^g.
+  float* asked_;         // [count,reads,K], decayed since the chunk's start.
+  float* read_;          // [count,reads,V]: what the memory holds under them.
+  float* pair_;          // [reads,K] of one token, as they are.
+  float* weights_;       // [reads,kChunk]
 };
 
 }  // namespace

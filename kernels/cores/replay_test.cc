@@ -92,6 +92,13 @@ TEST(PackedMatrixTest, OneRowHasTheBitsItHasAmongMany) {
       }
     }
     const PackedMatrix packed = PackedMatrix::Pack({w}).value();
+    const Tensor back = packed.Unpack().value();
+    ASSERT_EQ(back.dtype(), dtype == DType::kBFloat16 ? dtype : DType::kFloat32);
+    for (size_t i = 0; i < exact.size(); ++i) {
+      const float weight_back =
+          dtype == DType::kBFloat16 ? ToFloat(back.data<BFloat16>()[i]) : back.data<float>()[i];
+      ASSERT_EQ(weight_back, exact[i]) << Name(dtype);
+    }
     Floats all(kRows * kOut), one(kOut);
     packed.Multiply(x.data(), kRows, all.data());
     for (int64_t r = 0; r < kRows; ++r) {

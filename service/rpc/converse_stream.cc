@@ -8,6 +8,7 @@
 #include "service/rpc/event_stream.h"
 #include "service/rpc/grpc_status.h"
 #include "service/rpc/session_streams.h"
+#include "service/session/fault_point.h"
 
 namespace attnd {
 namespace {
@@ -212,6 +213,7 @@ void ConverseStream::Proceed() {
     command = std::move(waiting_.front());
     waiting_.pop_front();
     running_ = true;
+    FaultPoint("converse.command");
     if (command.request.has_decode()) {
       decoding = std::make_shared<Decoding>(self, command.index, command.cancelled);
       decoding_ = decoding;
@@ -230,6 +232,7 @@ void ConverseStream::Proceed() {
 }
 
 void ConverseStream::CommandDone(absl::Status status) {
+  FaultPoint("converse.done");
   {
     absl::MutexLock lock(&mu_);
     running_ = false;

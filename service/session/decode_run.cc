@@ -228,7 +228,7 @@ std::vector<int32_t> SessionManager::AfterStep(const std::shared_ptr<DecodeRun>&
     return {};
   }
   FaultPoint("decode.stepped");
-  AfterPiece(session);
+  AfterPiece(run->session());
   v1::SessionRecord record;
   record.mutable_sampled()->set_position(session.log().position());
   *record.mutable_sampled()->add_tokens() = ToWire(run->Sample(logits));

@@ -61,6 +61,7 @@ void LiveSession::TakeBackTo(uint64_t most) {
   anchors.erase(anchors.upper_bound(most), anchors.end());
   op_states.erase(op_states.upper_bound(most), op_states.end());
   has_read = std::min(has_read, most);
+  if (stored > most) stored = 0;
   if (state.has_value() && static_cast<uint64_t>(state->position()) > most) state.reset();
   NoteStateBytes();
 }
@@ -82,9 +83,14 @@ int64_t LiveSession::state_bytes() const {
   return state_bytes_;
 }
 
-absl::Time LiveSession::used() const {
+LiveSession::Standing LiveSession::standing() const {
   absl::MutexLock lock(&mu_);
-  return used_;
+  return {!busy_, used_, log_.created().idle_seconds(), expiry_, state_bytes_, log_.byte_size()};
+}
+
+void LiveSession::set_expiry(double seconds) {
+  absl::MutexLock lock(&mu_);
+  expiry_ = seconds;
 }
 
 bool LiveSession::forgotten() const {

@@ -65,6 +65,8 @@ class LiveSession {
   std::map<std::string, Anchor> pinned;
   // Nobody finds this session, and it ends with its call: it keeps no anchors.
   bool transient = false;
+  // The store has a state that has read so many of the session's tokens, or it had.
+  uint64_t stored = 0;
   // Tokens that a state has read at some time: what is read again up to here is a repetition.
   uint64_t has_read = 0;
   uint64_t reading = 0;  // Where the piece of a prompt began that is being read.
@@ -79,7 +81,16 @@ class LiveSession {
   void NoteStateBytes() ABSL_LOCKS_EXCLUDED(mu_);
   int64_t state_bytes() const ABSL_LOCKS_EXCLUDED(mu_);
 
-  absl::Time used() const ABSL_LOCKS_EXCLUDED(mu_);
+  struct Standing {
+    bool idle;
+    absl::Time used;
+    double idle_seconds;  // That it may be.
+    double expiry;        // As the store has it, in seconds since 1970.
+    int64_t state_bytes;
+    int64_t log_bytes;  // About, the session itself included.
+  };
+  Standing standing() const ABSL_LOCKS_EXCLUDED(mu_);
+  void set_expiry(double seconds) ABSL_LOCKS_EXCLUDED(mu_);
   // Memory has let go of it: whoever waits for a turn must look for it again, in the store.
   bool forgotten() const ABSL_LOCKS_EXCLUDED(mu_);
   void set_forgotten() ABSL_LOCKS_EXCLUDED(mu_);
@@ -93,6 +104,7 @@ class LiveSession {
   std::deque<absl::AnyInvocable<void()>> waiting_ ABSL_GUARDED_BY(mu_);
   absl::Time used_ ABSL_GUARDED_BY(mu_) = absl::Now();
   uint64_t durable_ ABSL_GUARDED_BY(mu_) = 0;
+  double expiry_ ABSL_GUARDED_BY(mu_) = 0;
   int64_t state_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   bool in_memory_ ABSL_GUARDED_BY(mu_) = false;
 };

@@ -65,6 +65,15 @@ absl::Status MeasuredStore::DropState(absl::string_view session, uint64_t epoch,
   return Note("drop_state", store_->DropState(session, epoch, position));
 }
 
+absl::Status MeasuredStore::SetExpiry(absl::string_view session, uint64_t epoch, uint64_t seconds) {
+  return Note("set_expiry", store_->SetExpiry(session, epoch, seconds));
+}
+
+absl::StatusOr<std::vector<std::string>> MeasuredStore::ListExpired(uint64_t seconds,
+                                                                    size_t limit) {
+  return Note("list_expired", store_->ListExpired(seconds, limit));
+}
+
 absl::Status MeasuredStore::Delete(absl::string_view session, uint64_t epoch) {
   return Note("delete", store_->Delete(session, epoch));
 }

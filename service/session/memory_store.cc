@@ -1,6 +1,8 @@
 #include "service/session/memory_store.h"
 
+#include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -124,6 +126,25 @@ absl::Status MemoryStore::DropState(absl::string_view session, uint64_t epoch, u
   return kept.status();
 }
 
+absl::Status MemoryStore::SetExpiry(absl::string_view session, uint64_t epoch, uint64_t seconds) {
+  absl::MutexLock lock(&mu_);
+  const absl::StatusOr<Kept*> kept = Find(session, epoch);
+  if (kept.ok()) (*kept)->expiry = seconds;
+  return kept.status();
+}
+
+absl::StatusOr<std::vector<std::string>> MemoryStore::ListExpired(uint64_t seconds, size_t limit) {
+  absl::MutexLock lock(&mu_);
+  std::vector<std::pair<uint64_t, std::string>> found;
+  for (const auto& [id, kept] : sessions_) {
+    if (kept.expiry > 0 && kept.expiry <= seconds) found.emplace_back(kept.expiry, id);
+  }
+  std::sort(found.begin(), found.end());
+  std::vector<std::string> ids;
+  for (size_t i = 0; i < std::min(limit, found.size()); ++i) ids.push_back(found[i].second);
+  return ids;
+}
+
 absl::Status MemoryStore::Delete(absl::string_view session, uint64_t epoch) {
   absl::MutexLock lock(&mu_);
   const absl::StatusOr<Kept*> kept = Find(session, epoch);
@@ -141,6 +162,11 @@ absl::StatusOr<std::vector<std::string>> MemoryStore::List(absl::string_view pre
     if (at->first > after) ids.push_back(at->first);
   }
   return ids;
+}
+
+uint64_t MemoryStore::CountSessions() {
+  absl::MutexLock lock(&mu_);
+  return sessions_.size();
 }
 
 SessionStore::Usage MemoryStore::usage() {

@@ -28,15 +28,19 @@ class MemoryStore final : public SessionStore {
                                        StateInfo* info) override;
   absl::StatusOr<std::vector<StateInfo>> ListStates(absl::string_view session) override;
   absl::Status DropState(absl::string_view session, uint64_t epoch, uint64_t position) override;
+  absl::Status SetExpiry(absl::string_view session, uint64_t epoch, uint64_t seconds) override;
+  absl::StatusOr<std::vector<std::string>> ListExpired(uint64_t seconds, size_t limit) override;
   absl::Status Delete(absl::string_view session, uint64_t epoch) override;
   absl::StatusOr<std::vector<std::string>> List(absl::string_view prefix, absl::string_view after,
                                                 size_t limit) override;
+  uint64_t CountSessions() override ABSL_LOCKS_EXCLUDED(mu_);
   Usage usage() override;
   absl::Status Flush() override { return absl::OkStatus(); }
 
  private:
   struct Kept {
     uint64_t epoch = 0;
+    uint64_t expiry = 0;
     std::vector<std::string> log;
     std::map<uint64_t, std::pair<StateInfo, std::string>> states;
   };

@@ -299,20 +299,25 @@ void SessionManager::RestoreOperatorState(const SessionPtr& session, SharedOpera
                                           uint64_t position, StateDone then) {
   const absl::Time start = absl::Now();
   FaultPoint("restore_state.asked");
-  uint64_t at = 0;
   SessionMetrics::Tier tier =
       best == nullptr ? SessionMetrics::Tier::kTokens : SessionMetrics::Tier::kHost;
-  absl::StatusOr<std::string> bytes = GetStateBytes(*session, position, &at);
-  if (!bytes.ok() && !absl::IsNotFound(bytes.status())) return then(bytes.status());
-  if (bytes.ok() && (best == nullptr || at > best->position)) {
+  SharedOperatorState stored;
+  const auto hash_at = [&](uint64_t at) { return session->log().ChainHashAt(at); };
+  const auto take = [&](uint64_t at, absl::string_view bytes) -> absl::Status {
     auto wire = std::make_shared<v1::OperatorState>();
-    if (!wire->ParseFromString(*bytes)) {
-      return then(absl::DataLossError(
-          absl::StrCat("session ", session->id(), ": the state at ", at, " is damaged")));
+    if (!wire->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())) ||
+        wire->position() != at) {
+      return absl::DataLossError("state: not one of this session");
     }
-    absl::StatusOr<SharedOperatorState> stored = FromWire(std::move(wire));
-    if (!stored.ok()) return then(InSession(*session, stored.status()));
-    best = *std::move(stored);
+    absl::StatusOr<SharedOperatorState> state = FromWire(std::move(wire));
+    if (!state.ok()) return state.status();
+    stored = *std::move(state);
+    return absl::OkStatus();
+  };
+  const absl::Status found = FindState(*session, session->id(), position, hash_at, take);
+  if (!found.ok() && !absl::IsNotFound(found)) return then(found);
+  if (stored != nullptr && (best == nullptr || stored->position > best->position)) {
+    best = std::move(stored);
     tier = SessionMetrics::Tier::kStore;
   }
   if (best == nullptr && session->log().path().base() > 0) {

@@ -223,6 +223,38 @@ TEST_F(OperatorSessionsTest, StatesGoToTheStoreAndComeBack) {
   EXPECT_GE(RestoredFromStore(), 2);
 }
 
+// States are caches: with damaged ones a session goes on from older ones, or from its log.
+TEST_F(OperatorSessionsTest, DamagedStatesAreReplacedByReplaying) {
+  limits_.max_state_bytes = 1;
+  Restart();
+  for (const size_t damaged : {1, 2, 4}) {
+    const std::string id = absl::StrCat("s", damaged);
+    std::vector<NamedTensors> appends;
+    for (int i = 0; i < 5; ++i) appends.push_back(Inputs(2));
+    const std::vector<Outputs> expected = ByHand("gla", appends);
+    ASSERT_TRUE(Make(id).ok());
+    for (size_t i = 0; i < 4; ++i) {
+      EXPECT_EQ(Bytes(Feed(id, appends[i])), expected[i]);
+      AwaitEviction();
+    }
+    Restart();
+    const std::vector<SessionStore::StateInfo> states = store_.ListStates(id).value();
+    ASSERT_EQ(states.size(), 4u);
+    const uint64_t epoch = store_.Acquire(id).value();
+    for (size_t i = 0; i < damaged; ++i) {
+      const SessionStore::StateInfo info = states[states.size() - 1 - i];
+      SessionStore::StateInfo found;
+      const std::string whole = store_.GetState(id, info.position, &found).value();
+      // Behind the hash of what was read, so that it is taken for the session's.
+      const absl::string_view part = absl::string_view(whole).substr(0, whole.size() - 5);
+      ASSERT_TRUE(store_.PutState(id, epoch, info, {&part, 1}, Durability::kAsync).ok());
+    }
+    const double before = Counted("attnd_store_corruptions_total", {});
+    EXPECT_EQ(Bytes(Feed(id, appends[4])), expected[4]) << damaged;
+    EXPECT_EQ(Counted("attnd_store_corruptions_total", {}) - before, damaged);
+  }
+}
+
 TEST_F(OperatorSessionsTest, RewindsAndForksReachTheEndsOfAppends) {
   const std::vector<NamedTensors> appends = {Inputs(3), Inputs(2), Inputs(4), Inputs(1)};
   for (const bool restart : {false, true}) {

@@ -156,6 +156,25 @@ redis.call('HINCRBY', p .. 'usage', 'state', 0 - bytes)
 return {'OK'}
 )lua";
 
+// ARGV: session, epoch, seconds since 1970 or 0.
+inline constexpr char kSetExpiry[] = R"lua(
+local s = ARGV[1]
+local epoch = redis.call('HGET', head(s), 'epoch')
+if not epoch then return missing(s) end
+if epoch ~= ARGV[2] then return {'ABORTED', s, ARGV[2], epoch} end
+if ARGV[3] == '0' then
+  redis.call('ZREM', p .. 'expiry', s)
+else
+  redis.call('ZADD', p .. 'expiry', ARGV[3], s)
+end
+return {'OK'}
+)lua";
+
+// ARGV: seconds since 1970, limit.
+inline constexpr char kListExpired[] = R"lua(
+return {'OK', redis.call('ZRANGEBYSCORE', p .. 'expiry', '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])}
+)lua";
+
 // ARGV: session, epoch. What a lost head left behind goes too.
 inline constexpr char kDelete[] = R"lua(
 local s = ARGV[1]
@@ -165,6 +184,7 @@ redis.call('HINCRBY', p .. 'usage', 'log', 0 - (tonumber(h[2]) or 0))
 redis.call('HINCRBY', p .. 'usage', 'state', 0 - (tonumber(h[3]) or 0))
 redis.call('UNLINK', head(s), log(s), infos(s), states(s))
 redis.call('ZREM', p .. 'index', s)
+redis.call('ZREM', p .. 'expiry', s)
 return {'OK'}
 )lua";
 

@@ -230,7 +230,9 @@ absl::Status RedisStore::PutState(absl::string_view session, uint64_t epoch, con
   StateInfo own = info;
   own.bytes = state.size();
   return Call(redis_scripts::kPutState,
-              {session, absl::StrCat(epoch), absl::StrCat(options_.max_bytes),
+              // States are caches: they leave the last tenth to logs.
+              {session, absl::StrCat(epoch),
+               absl::StrCat(options_.max_bytes - options_.max_bytes / 10),
                absl::StrCat(info.position),
                Describe(session, own, Seal("state", session, info.position, state)), state},
               durability)
@@ -246,11 +248,11 @@ absl::StatusOr<std::string> RedisStore::GetState(absl::string_view session, uint
   absl::StatusOr<StateInfo> described =
       ReadInfo(session, Text(Element(**reply, 1)), Text(Element(**reply, 2)), &seal);
   if (!described.ok()) return described.status();
-  const absl::string_view state = Text(Element(**reply, 3));
-  if (Seal("state", session, described->position, state) != seal) {
-    return Damaged(session, absl::StrCat("the state at position ", described->position));
-  }
   *info = *std::move(described);
+  const absl::string_view state = Text(Element(**reply, 3));
+  if (Seal("state", session, info->position, state) != seal) {
+    return Damaged(session, absl::StrCat("the state at position ", info->position));
+  }
   return std::string(state);
 }
 
@@ -274,6 +276,21 @@ absl::StatusOr<std::vector<SessionStore::StateInfo>> RedisStore::ListStates(
 absl::Status RedisStore::DropState(absl::string_view session, uint64_t epoch, uint64_t position) {
   return Call(redis_scripts::kDropState, {session, absl::StrCat(epoch), absl::StrCat(position)})
       .status();
+}
+
+absl::Status RedisStore::SetExpiry(absl::string_view session, uint64_t epoch, uint64_t seconds) {
+  return Call(redis_scripts::kSetExpiry, {session, absl::StrCat(epoch), absl::StrCat(seconds)})
+      .status();
+}
+
+absl::StatusOr<std::vector<std::string>> RedisStore::ListExpired(uint64_t seconds, size_t limit) {
+  const absl::StatusOr<Reply> reply =
+      Call(redis_scripts::kListExpired, {absl::StrCat(seconds), absl::StrCat(limit)});
+  if (!reply.ok()) return reply.status();
+  const redisReply& ids = Element(**reply, 1);
+  std::vector<std::string> out;
+  for (size_t i = 0; i < ids.elements; ++i) out.emplace_back(Text(Element(ids, i)));
+  return out;
 }
 
 absl::Status RedisStore::Delete(absl::string_view session, uint64_t epoch) {

@@ -48,10 +48,13 @@ class RedisStore final : public SessionStore {
                                        StateInfo* info) override;
   absl::StatusOr<std::vector<StateInfo>> ListStates(absl::string_view session) override;
   absl::Status DropState(absl::string_view session, uint64_t epoch, uint64_t position) override;
+  absl::Status SetExpiry(absl::string_view session, uint64_t epoch, uint64_t seconds) override;
+  absl::StatusOr<std::vector<std::string>> ListExpired(uint64_t seconds, size_t limit) override;
   absl::Status Delete(absl::string_view session, uint64_t epoch) override;
   absl::StatusOr<std::vector<std::string>> List(absl::string_view prefix, absl::string_view after,
                                                 size_t limit) override;
   // What was last known while the server is out of reach.
+  uint64_t CountSessions() override { return usage().sessions; }
   Usage usage() override;
   absl::Status Flush() override;
 

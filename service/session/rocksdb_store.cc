@@ -18,6 +18,7 @@ using rocksdb::Slice;
 
 // States from this size on are blobs, whose bytes compactions do not copy.
 constexpr uint64_t kBlobSize = 4096;
+constexpr int kOpenFiles = 512;
 // Sessions whose heads are kept in memory.
 constexpr size_t kHeads = 100000;
 
@@ -34,12 +35,18 @@ uint64_t Number(absl::string_view bytes) {
 }
 
 std::string HeadKey(absl::string_view session) { return absl::StrCat("e", session); }
+std::string ExpiryKey(uint64_t seconds, absl::string_view session) {
+  return absl::StrCat("x", BigEndian(seconds), session);
+}
 // Ids hold no NUL: one session's keys are never among another's.
 std::string LogPrefix(absl::string_view session) {
   return absl::StrCat("l", session, absl::string_view("\0", 1));
 }
 std::string StatePrefix(absl::string_view session) {
   return absl::StrCat("s", session, absl::string_view("\0", 1));
+}
+std::string BytesPrefix(absl::string_view session) {
+  return absl::StrCat("d", session, absl::string_view("\0", 1));
 }
 
 Slice ToSlice(absl::string_view bytes) { return {bytes.data(), bytes.size()}; }
@@ -74,6 +81,8 @@ absl::StatusOr<std::unique_ptr<RocksDbStore>> RocksDbStore::Open(const RocksDbOp
   db_options.create_missing_column_families = true;
   db_options.paranoid_checks = true;
   db_options.max_background_jobs = 2;
+  // Many states are many files.
+  db_options.max_open_files = kOpenFiles;
   db_options.info_log_level = rocksdb::ERROR_LEVEL;
   db_options.keep_log_file_num = 2;
   // A record that a crash cut at the log's end is no damage; a damaged one in its middle is.
@@ -99,8 +108,17 @@ absl::StatusOr<std::unique_ptr<RocksDbStore>> RocksDbStore::Open(const RocksDbOp
   store->db_->DestroyColumnFamilyHandle(handles[0]);
   store->log_ = handles[1];
   store->states_ = handles[2];
+  if (absl::Status s = store->ReadCount(); !s.ok()) return s;
   FaultPoint("rocksdb.opened");
   return store;
+}
+
+absl::Status RocksDbStore::ReadCount() {
+  absl::MutexLock lock(&mu_);
+  const std::unique_ptr<rocksdb::Iterator> at(db_->NewIterator(Checked()));
+  const std::string prefix = HeadKey("");
+  for (at->Seek(prefix); at->Valid() && at->key().starts_with(prefix); at->Next()) ++sessions_;
+  return FromRocks(at->status(), "state directory");
 }
 
 RocksDbStore::RocksDbStore(RocksDbOptions options) : options_(std::move(options)) {}
@@ -118,14 +136,19 @@ absl::StatusOr<RocksDbStore::Head> RocksDbStore::ReadHead(absl::string_view sess
   const rocksdb::Status status = db_->Get(Checked(), HeadKey(session), &value);
   if (status.IsNotFound()) return NoSession(session);
   if (!status.ok()) return FromRocks(status, absl::StrCat("session ", session));
-  if (value.size() != 16) {
+  // The shorter ones were written before sessions had an expiry here.
+  if (value.size() != 16 && value.size() != 24) {
     return absl::DataLossError(absl::StrCat("session ", session, ": the store is damaged"));
   }
   const absl::string_view bytes = value;
-  const Head head{Number(bytes.substr(0, 8)), Number(bytes.substr(8))};
+  const Head head{Number(bytes.substr(0, 8)), Number(bytes.substr(8, 8)), Number(bytes.substr(16))};
   if (heads_.size() >= kHeads) heads_.clear();
   heads_.emplace(session, head);
   return head;
+}
+
+std::string RocksDbStore::Bytes(const Head& head) {
+  return BigEndian(head.epoch) + BigEndian(head.records) + BigEndian(head.expiry);
 }
 
 absl::Status RocksDbStore::CheckEpoch(absl::string_view session, uint64_t epoch,
@@ -135,13 +158,16 @@ absl::Status RocksDbStore::CheckEpoch(absl::string_view session, uint64_t epoch,
       absl::StrCat("session ", session, ": epoch ", epoch, " is over, it is ", head.epoch, " now"));
 }
 
-absl::Status RocksDbStore::CheckRoom() {
+// States are caches: they leave the last tenth to logs.
+absl::Status RocksDbStore::CheckRoom(bool for_state) {
   if (options_.max_bytes == 0) return absl::OkStatus();
   const Usage now = usage();
   const uint64_t bytes = now.log_bytes + now.state_file_bytes;
-  if (bytes <= static_cast<uint64_t>(options_.max_bytes)) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat("the store holds ", bytes, " bytes, at most ",
-                                                   options_.max_bytes, " are allowed"));
+  const int64_t most = options_.max_bytes - (for_state ? options_.max_bytes / 10 : 0);
+  if (bytes <= static_cast<uint64_t>(most)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the store holds ", bytes, " bytes, at most ", options_.max_bytes,
+                   " are allowed", for_state ? ", the last tenth of them to logs alone" : ""));
 }
 
 absl::Status RocksDbStore::Write(rocksdb::WriteBatch& batch, Durability durability) {
@@ -157,11 +183,13 @@ absl::StatusOr<uint64_t> RocksDbStore::Acquire(absl::string_view session) {
   Head next = head.ok() ? *head : Head{};
   ++next.epoch;
   rocksdb::WriteBatch batch;
-  batch.Put(HeadKey(session), BigEndian(next.epoch) + BigEndian(next.records));
+  batch.Put(HeadKey(session), Bytes(next));
   FaultPoint("rocksdb.acquire.before");
-  // A new owner must find its epoch again, or the old one could come back.
-  if (absl::Status s = Write(batch, Durability::kSync); !s.ok()) return s;
+  // The end of the machine, which may take the epoch back, ends every owner too: one process has
+  // the directory.
+  if (absl::Status s = Write(batch, Durability::kAsync); !s.ok()) return s;
   FaultPoint("rocksdb.acquire.after");
+  if (!head.ok()) ++sessions_;
   heads_[std::string(session)] = next;
   return next.epoch;
 }
@@ -173,7 +201,7 @@ absl::Status RocksDbStore::Append(absl::string_view session, uint64_t epoch, con
 }
 
 absl::Status RocksDbStore::AppendAll(absl::Span<const Entry> entries, Durability durability) {
-  if (absl::Status s = CheckRoom(); !s.ok()) return s;
+  if (absl::Status s = CheckRoom(/*for_state=*/false); !s.ok()) return s;
   absl::MutexLock lock(&mu_);
   absl::flat_hash_map<std::string, Head> changed;
   absl::flat_hash_map<std::string, std::string> added;
@@ -213,7 +241,7 @@ absl::Status RocksDbStore::AppendAll(absl::Span<const Entry> entries, Durability
     }
   }
   for (const auto& [session, head] : changed) {
-    batch.Put(HeadKey(session), BigEndian(head.epoch) + BigEndian(head.records));
+    batch.Put(HeadKey(session), Bytes(head));
   }
   FaultPoint("rocksdb.append.before");
   if (absl::Status s = Write(batch, durability); !s.ok()) return s;
@@ -257,43 +285,65 @@ absl::Status RocksDbStore::PutState(absl::string_view session, uint64_t epoch,
                                     const StateInfo& info,
                                     absl::Span<const absl::string_view> parts,
                                     Durability durability) {
-  if (absl::Status s = CheckRoom(); !s.ok()) return s;
+  if (absl::Status s = CheckRoom(/*for_state=*/true); !s.ok()) return s;
   absl::MutexLock lock(&mu_);
   const absl::StatusOr<Head> head = ReadHead(session);
   if (!head.ok()) return head.status();
   if (absl::Status s = CheckEpoch(session, epoch, *head); !s.ok()) return s;
-  const std::string key = StatePrefix(session) + BigEndian(info.position);
-  std::vector<Slice> values = {Slice(info.label), Slice("\0", 1)};
-  for (const absl::string_view part : parts) values.push_back(ToSlice(part));
+  uint64_t bytes = 0;
+  std::vector<Slice> values;
+  for (const absl::string_view part : parts) {
+    bytes += part.size();
+    values.push_back(ToSlice(part));
+  }
+  const std::string key = BytesPrefix(session) + BigEndian(info.position);
   const Slice key_slice(key);
   rocksdb::WriteBatch batch;
   batch.Put(states_, rocksdb::SliceParts(&key_slice, 1),
             rocksdb::SliceParts(values.data(), static_cast<int>(values.size())));
+  batch.Put(states_, StatePrefix(session) + BigEndian(info.position),
+            BigEndian(bytes) + info.label);
   FaultPoint("rocksdb.put_state.before");
   absl::Status status = Write(batch, durability);
   FaultPoint("rocksdb.put_state.after");
   return status;
 }
 
+absl::StatusOr<SessionStore::StateInfo> RocksDbStore::ReadInfo(absl::string_view session,
+                                                               absl::string_view key,
+                                                               absl::string_view value) {
+  if (value.size() < 8) {
+    return absl::DataLossError(absl::StrCat("session ", session, ": the store is damaged"));
+  }
+  return StateInfo{Number(key.substr(key.size() - 8)), Number(value.substr(0, 8)),
+                   std::string(value.substr(8))};
+}
+
 absl::StatusOr<std::string> RocksDbStore::GetState(absl::string_view session, uint64_t position,
                                                    StateInfo* info) {
   const std::string prefix = StatePrefix(session);
-  const std::unique_ptr<rocksdb::Iterator> at(db_->NewIterator(Checked(), states_));
-  at->SeekForPrev(prefix + BigEndian(position));
-  if (absl::Status s = FromRocks(at->status(), absl::StrCat("session ", session)); !s.ok())
-    return s;
-  if (!at->Valid() || !at->key().starts_with(prefix)) {
-    return absl::NotFoundError(absl::StrCat("session ", session, ": no state up to ", position));
+  {
+    const std::unique_ptr<rocksdb::Iterator> at(db_->NewIterator(Checked(), states_));
+    at->SeekForPrev(prefix + BigEndian(position));
+    if (absl::Status s = FromRocks(at->status(), absl::StrCat("session ", session)); !s.ok())
+      return s;
+    if (!at->Valid() || !at->key().starts_with(prefix)) {
+      return absl::NotFoundError(absl::StrCat("session ", session, ": no state up to ", position));
+    }
+    absl::StatusOr<StateInfo> found = ReadInfo(session, ToView(at->key()), ToView(at->value()));
+    if (!found.ok()) return found.status();
+    *info = *std::move(found);
   }
-  const absl::string_view value = ToView(at->value());
-  const size_t label = value.find('\0');
-  if (label == absl::string_view::npos) {
-    return absl::DataLossError(absl::StrCat("session ", session, ": the store is damaged"));
+  const std::string what =
+      absl::StrCat("session ", session, ": the state at position ", info->position);
+  std::string bytes;
+  const rocksdb::Status status =
+      db_->Get(Checked(), states_, BytesPrefix(session) + BigEndian(info->position), &bytes);
+  if (status.IsNotFound() || (status.ok() && bytes.size() != info->bytes)) {
+    return absl::DataLossError(absl::StrCat(what, ": the store is damaged"));
   }
-  info->position = Number(ToView(at->key()).substr(prefix.size()));
-  info->label = std::string(value.substr(0, label));
-  info->bytes = value.size() - label - 1;
-  return std::string(value.substr(label + 1));
+  if (!status.ok()) return FromRocks(status, what);
+  return bytes;
 }
 
 absl::StatusOr<std::vector<SessionStore::StateInfo>> RocksDbStore::ListStates(
@@ -302,10 +352,9 @@ absl::StatusOr<std::vector<SessionStore::StateInfo>> RocksDbStore::ListStates(
   const std::unique_ptr<rocksdb::Iterator> at(db_->NewIterator(Checked(), states_));
   std::vector<StateInfo> infos;
   for (at->Seek(prefix); at->Valid() && at->key().starts_with(prefix); at->Next()) {
-    const absl::string_view value = ToView(at->value());
-    const size_t label = std::min(value.find('\0'), value.size());
-    infos.push_back({Number(ToView(at->key()).substr(prefix.size())), value.size() - label - 1,
-                     std::string(value.substr(0, label))});
+    absl::StatusOr<StateInfo> info = ReadInfo(session, ToView(at->key()), ToView(at->value()));
+    if (!info.ok()) return info.status();
+    infos.push_back(*std::move(info));
   }
   if (absl::Status s = FromRocks(at->status(), absl::StrCat("session ", session)); !s.ok())
     return s;
@@ -319,7 +368,35 @@ absl::Status RocksDbStore::DropState(absl::string_view session, uint64_t epoch, 
   if (absl::Status s = CheckEpoch(session, epoch, *head); !s.ok()) return s;
   rocksdb::WriteBatch batch;
   batch.Delete(states_, StatePrefix(session) + BigEndian(position));
+  batch.Delete(states_, BytesPrefix(session) + BigEndian(position));
   return Write(batch, Durability::kAsync);
+}
+
+absl::Status RocksDbStore::SetExpiry(absl::string_view session, uint64_t epoch, uint64_t seconds) {
+  absl::MutexLock lock(&mu_);
+  const absl::StatusOr<Head> head = ReadHead(session);
+  if (!head.ok()) return head.status();
+  if (absl::Status s = CheckEpoch(session, epoch, *head); !s.ok()) return s;
+  Head next = *head;
+  next.expiry = seconds;
+  rocksdb::WriteBatch batch;
+  if (head->expiry > 0) batch.Delete(ExpiryKey(head->expiry, session));
+  if (seconds > 0) batch.Put(ExpiryKey(seconds, session), "");
+  batch.Put(HeadKey(session), Bytes(next));
+  absl::Status status = Write(batch, Durability::kAsync);
+  if (status.ok()) heads_[std::string(session)] = next;
+  return status;
+}
+
+absl::StatusOr<std::vector<std::string>> RocksDbStore::ListExpired(uint64_t seconds, size_t limit) {
+  const std::unique_ptr<rocksdb::Iterator> at(db_->NewIterator(Checked()));
+  std::vector<std::string> ids;
+  const std::string first = ExpiryKey(0, ""), end = ExpiryKey(seconds + 1, "");
+  for (at->Seek(first); at->Valid() && ToView(at->key()) < end && ids.size() < limit; at->Next()) {
+    ids.emplace_back(ToView(at->key()).substr(first.size()));
+  }
+  if (absl::Status s = FromRocks(at->status(), "list"); !s.ok()) return s;
+  return ids;
 }
 
 absl::Status RocksDbStore::Delete(absl::string_view session, uint64_t epoch) {
@@ -334,12 +411,17 @@ absl::Status RocksDbStore::Delete(absl::string_view session, uint64_t epoch) {
   };
   rocksdb::WriteBatch batch;
   batch.Delete(HeadKey(session));
+  if (head->expiry > 0) batch.Delete(ExpiryKey(head->expiry, session));
   batch.DeleteRange(log_, LogPrefix(session), end(LogPrefix(session)));
   batch.DeleteRange(states_, StatePrefix(session), end(StatePrefix(session)));
+  batch.DeleteRange(states_, BytesPrefix(session), end(BytesPrefix(session)));
   FaultPoint("rocksdb.delete.before");
   absl::Status status = Write(batch, Durability::kAsync);
   FaultPoint("rocksdb.delete.after");
-  if (status.ok()) heads_.erase(session);
+  if (status.ok()) {
+    heads_.erase(session);
+    --sessions_;
+  }
   return status;
 }
 
@@ -357,6 +439,11 @@ absl::StatusOr<std::vector<std::string>> RocksDbStore::List(absl::string_view pr
   return ids;
 }
 
+uint64_t RocksDbStore::CountSessions() {
+  absl::MutexLock lock(&mu_);
+  return sessions_;
+}
+
 SessionStore::Usage RocksDbStore::usage() {
   const auto property = [&](rocksdb::ColumnFamilyHandle* family, const std::string& name) {
     uint64_t value = 0;
@@ -364,7 +451,7 @@ SessionStore::Usage RocksDbStore::usage() {
     return value;
   };
   Usage usage = {};
-  usage.sessions = property(db_->DefaultColumnFamily(), rocksdb::DB::Properties::kEstimateNumKeys);
+  usage.sessions = CountSessions();
   usage.log_bytes = property(log_, rocksdb::DB::Properties::kTotalSstFilesSize) +
                     property(log_, rocksdb::DB::Properties::kCurSizeAllMemTables);
   usage.state_bytes = property(states_, rocksdb::DB::Properties::kLiveBlobFileSize) +

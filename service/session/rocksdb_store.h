@@ -1,9 +1,10 @@
 // The store on disk: RocksDB, which brings the log, checksums, atomic writes and compaction; states
 // are its blobs. One process at a time owns a directory.
 //
-// Keys: "e" session -> epoch and number of records; "l" session 0x00 sequence -> record; "s"
-// session 0x00 position -> label, 0x00, state. Numbers in keys are big-endian, so that order is
-// order.
+// Keys: "e" session -> epoch, number of records, expiry; "x" expiry session -> nothing; "l" session
+// 0x00 sequence -> record; "s" session 0x00 position -> size and label of a state, "d" session 0x00
+// position -> its bytes, apart so that states are listed without being read. Numbers are
+// big-endian, so that order is order.
 #ifndef ATTND_SERVICE_SESSION_ROCKSDB_STORE_H_
 #define ATTND_SERVICE_SESSION_ROCKSDB_STORE_H_
 
@@ -48,10 +49,13 @@ class RocksDbStore final : public SessionStore {
                                        StateInfo* info) override;
   absl::StatusOr<std::vector<StateInfo>> ListStates(absl::string_view session) override;
   absl::Status DropState(absl::string_view session, uint64_t epoch, uint64_t position) override;
+  absl::Status SetExpiry(absl::string_view session, uint64_t epoch, uint64_t seconds) override;
+  absl::StatusOr<std::vector<std::string>> ListExpired(uint64_t seconds, size_t limit) override;
   absl::Status Delete(absl::string_view session, uint64_t epoch) override;
   absl::StatusOr<std::vector<std::string>> List(absl::string_view prefix, absl::string_view after,
                                                 size_t limit) override;
   Usage usage() override;
+  uint64_t CountSessions() override;
   absl::Status Flush() override;
 
  private:
@@ -59,18 +63,24 @@ class RocksDbStore final : public SessionStore {
   struct Head {
     uint64_t epoch = 0;
     uint64_t records = 0;
+    uint64_t expiry = 0;
   };
+  static std::string Bytes(const Head& head);
 
   explicit RocksDbStore(RocksDbOptions options);
   absl::StatusOr<Head> ReadHead(absl::string_view session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status CheckEpoch(absl::string_view session, uint64_t epoch, const Head& head) const;
-  absl::Status CheckRoom();
+  absl::Status CheckRoom(bool for_state);
+  absl::Status ReadCount();
+  static absl::StatusOr<StateInfo> ReadInfo(absl::string_view session, absl::string_view key,
+                                            absl::string_view value);
   absl::Status Write(rocksdb::WriteBatch& batch, Durability durability);
 
   const RocksDbOptions options_;
   // Serialises changes: a record's place is checked and taken in one go.
   absl::Mutex mu_;
   absl::flat_hash_map<std::string, Head> heads_ ABSL_GUARDED_BY(mu_);
+  uint64_t sessions_ ABSL_GUARDED_BY(mu_) = 0;
   std::unique_ptr<rocksdb::DB> db_;
   rocksdb::ColumnFamilyHandle* log_ = nullptr;     // Owned by db_.
   rocksdb::ColumnFamilyHandle* states_ = nullptr;  // Owned by db_.

@@ -53,6 +53,7 @@ void SessionManager::CreateWith(const std::string& id, const v1::SessionRecord& 
   } else if (!absl::IsNotFound(there.status())) {
     return done(there.status());
   }
+  if (absl::Status s = CheckCount(); !s.ok()) return done(s);
   auto session = std::make_shared<LiveSession>(id);
   session->durability = DurabilityOf(record.created().durability());
   absl::Status status = Equip(*session, record.created());
@@ -80,6 +81,18 @@ void SessionManager::CreateWith(const std::string& id, const v1::SessionRecord& 
   FaultPoint("create.added");
   if (!status.ok()) return done(status);
   done(session->Describe());
+}
+
+absl::Status SessionManager::CheckCount() const {
+  uint64_t count = store_.CountSessions();
+  {
+    absl::MutexLock lock(&mu_);
+    count += in_memory_alone_;
+  }
+  if (count < limits_.max_sessions) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("sessions: there are ", count, ", at most ", limits_.max_sessions,
+                   " may be: delete some, or repeat the call later"));
 }
 
 void SessionManager::Get(const v1::GetSessionRequest& request, SessionDone done) {
@@ -219,6 +232,7 @@ void SessionManager::Fork(v1::ForkRequest request, SessionDone done) {
     record.set_request_hash(HashOf(request));
     v1::SessionRecord::Created& created = *record.mutable_created();
     created = log.created();
+    created.set_parent_seed(created.seed());
     if (request.has_seed()) created.set_seed(request.seed());
     created.set_parent(session->id());
     created.set_forked_at(position);

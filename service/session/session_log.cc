@@ -120,6 +120,7 @@ absl::Status SessionLog::Apply(const v1::SessionRecord& record) {
       for (const v1::SampledToken& token : record.sampled().tokens()) {
         Push(static_cast<int32_t>(token.token()));
         open.tokens.push_back(token);
+        ++sampled_;
       }
       open.end = tokens_.size();
       break;
@@ -164,6 +165,16 @@ absl::Status SessionLog::Apply(const v1::SessionRecord& record) {
   Remember(record, begin, decode);
   ++size_;
   return absl::OkStatus();
+}
+
+int64_t SessionLog::byte_size() const {
+  // Measured: a session without tokens, a decode without tokens, a remembered request.
+  constexpr size_t kSession = 4096, kDecode = 512, kRequest = 256;
+  constexpr size_t kStep = sizeof(InputPath::Step) + 32;  // Its hash.
+  return static_cast<int64_t>(kSession + tokens_.capacity() * sizeof(int32_t) +
+                              path_.steps().size() * kStep + decodes_.size() * kDecode +
+                              sampled_ * sizeof(v1::SampledToken) +
+                              (keyed_.size() + unkeyed_.size()) * kRequest);
 }
 
 void SessionLog::Push(int32_t token) {

@@ -69,6 +69,8 @@ class SessionLog {
   absl::Status CheckRetained(uint64_t position) const;
   // Records applied.
   uint64_t size() const { return size_; }
+  // About what it takes in memory, but for snapshots.
+  int64_t byte_size() const;
 
   // The decode under way or cut, or null.
   const Decode* open_decode() const;
@@ -119,6 +121,7 @@ class SessionLog {
   std::deque<std::string> order_;        // Of keys, the oldest first.
   std::map<uint64_t, Request> unkeyed_;  // By the position at which they began.
   uint64_t size_ = 0;
+  size_t sampled_ = 0;  // Tokens of all decodes.
   std::string chain_hash_;
   std::vector<std::string> marks_;  // After 0, kMarkEvery, ... tokens.
 };

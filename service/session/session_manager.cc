@@ -141,6 +141,8 @@ absl::StatusOr<SessionManager::SessionPtr> SessionManager::Add(SessionPtr sessio
   if (!added) {
     return absl::AlreadyExistsError(absl::StrCat("session ", session->id(), ": exists already"));
   }
+  if (session->durability == Durability::kNone) ++in_memory_alone_;
+  KeepExpiry(session, session->standing());
   return session;
 }
 
@@ -148,7 +150,9 @@ void SessionManager::Forget(const SessionPtr& session) {
   absl::MutexLock lock(&mu_);
   session->set_forgotten();
   const auto at = sessions_.find(session->id());
-  if (at != sessions_.end() && at->second == session) sessions_.erase(at);
+  if (at == sessions_.end() || at->second != session) return;
+  if (session->durability == Durability::kNone) --in_memory_alone_;
+  sessions_.erase(at);
 }
 
 // ---- Records.

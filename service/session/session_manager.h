@@ -38,15 +38,22 @@
 namespace attnd {
 
 struct SessionLimits {
-  size_t max_sessions = 1000000;               // In memory and in the store.
+  uint64_t max_sessions = 1000000;             // In memory and in the store.
   int64_t max_state_bytes = int64_t{2} << 30;  // Of states in memory, anchors included.
   size_t max_waiting = 64;                     // Mutations that wait for their turn at one session.
   uint64_t max_tokens = uint64_t{1} << 20;
   double idle_seconds = 24 * 3600;
-  // States are kept at multiples of this, the last `anchors` of a session in memory: a rewind
-  // replays fewer tokens than this. The store keeps as many states of a session.
+  // States are kept at multiples of this, the last `anchors` of a session in memory, all of them in
+  // the store: a rewind replays fewer tokens than this. Beyond the checkpoints that a session may
+  // have the store keeps fewer, the further back; so does memory for a session of no durability.
   uint64_t anchor_every = 512;
   size_t anchors = 4;
+  size_t anchors_in_memory = 16;
+  size_t max_checkpoints = 256;
+  int64_t max_checkpoint_bytes = int64_t{256} << 20;
+  // A state that leaves memory and has read fewer tokens beyond what the store has is not written:
+  // they are read again sooner than it is.
+  uint64_t least_stored_tokens = 64;
   size_t max_snapshots = 64;      // Of one session.
   size_t max_generations = 1024;  // Calls of Generate under way.
   // Of what an operator's append answers.
@@ -214,7 +221,9 @@ class SessionManager {
   void NeedState(const SessionPtr& session, uint64_t most, Then then);
   // The next tokens for the state, up to `end` or the next anchor.
   std::vector<int32_t> Piece(const LiveSession& session, uint64_t end) const;
-  void AfterPiece(LiveSession& session);
+  void AfterPiece(const SessionPtr& session);
+  void ThinAnchors(LiveSession& session) const;
+  void StoreCheckpoint(const SessionPtr& session, LiveSession::Anchor anchor);
   // Before AfterPiece, what was read since `reading`.
   void CountRead(LiveSession& session);
   void CreateWith(const std::string& id, const v1::SessionRecord& record, SessionDone done);
@@ -265,17 +274,27 @@ class SessionManager {
   v1::SessionRecord CreatedBy(const v1::ImportHeader& header, const SessionFile& file) const;
   absl::Status PutParts(const LiveSession& session, uint64_t position,
                         absl::Span<const absl::string_view> parts, const std::string& label);
-  // The latest state in the store at `most` or before whose hash is the session's there.
-  absl::StatusOr<std::string> GetStateBytes(const LiveSession& session, uint64_t most,
-                                            uint64_t* position);
   absl::Status PutState(const LiveSession& session, const models::SequenceState& state,
                         absl::string_view chain_hash, const std::string& label);
   // The latest state in the store that has read `most` of the session's tokens at most.
   absl::StatusOr<models::SequenceState> GetState(const LiveSession& session, uint64_t most);
+  // The latest at `most` or before among the states of session `id`, this one or its parent, that
+  // stands behind the right hash and that `take` takes: DATA_LOSS of it sends the search on.
+  // NOT_FOUND where there is none.
+  absl::Status FindState(const LiveSession& session, const std::string& id, uint64_t most,
+                         absl::FunctionRef<std::string(uint64_t)> hash_at,
+                         absl::FunctionRef<absl::Status(uint64_t, absl::string_view)> take);
   // Moves the session's states to the store.
   absl::Status StoreStates(LiveSession& session);
+  void ThinStates(const LiveSession& session);
   void DropOldStates(const LiveSession& session);
   void Housekeep() ABSL_LOCKS_EXCLUDED(mu_);
+  bool Tidy(absl::Span<const SessionPtr> all);
+  void LetGo(const SessionPtr& session) ABSL_LOCKS_EXCLUDED(mu_);
+  void KeepExpiry(const SessionPtr& session, const LiveSession::Standing& standing);
+  void EndExpired() ABSL_LOCKS_EXCLUDED(mu_);
+  // RESOURCE_EXHAUSTED if there are as many sessions as there may be.
+  absl::Status CheckCount() const ABSL_LOCKS_EXCLUDED(mu_);
   // Samples until the decode ends or its sink says otherwise; gives the turn back then.
   void RunDecode(const std::shared_ptr<DecodeRun>& run) ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<int32_t> AfterStep(const std::shared_ptr<DecodeRun>& run, absl::Status status,
@@ -296,6 +315,7 @@ class SessionManager {
   const SessionLimits limits_;
   mutable absl::Mutex mu_;
   absl::flat_hash_map<std::string, SessionPtr> sessions_ ABSL_GUARDED_BY(mu_);
+  uint64_t in_memory_alone_ ABSL_GUARDED_BY(mu_) = 0;  // Of no durability.
   // Of Generate: sessions that nobody finds.
   absl::flat_hash_set<SessionPtr> transients_ ABSL_GUARDED_BY(mu_);
   // Calls of Score under way.

@@ -10,6 +10,7 @@
 namespace attnd {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 class SessionManagerTest : public ManagerTest {};
@@ -281,6 +282,175 @@ TEST_F(SessionManagerTest, ASlowReaderPausesItsDecodeAlone) {
   EXPECT_TRUE(sink->Wait().ok());
   EXPECT_EQ(sink->tokens().size(), 30u);
   EXPECT_EQ(sink->last().finish(), v1::LENGTH);
+}
+
+// From the last checkpoint before it, whether memory has it, or the store alone.
+TEST_F(SessionManagerTest, ARewindToAnyPositionReplaysLessThanACheckpointsDistance) {
+  const std::vector<uint32_t> tokens = Tokens(1500);
+  ASSERT_TRUE(Create("s").ok());
+  ASSERT_TRUE(Append("s", tokens).ok());
+  for (size_t position = 1500; position > 40;) {
+    position -= 1 + random_() % 300 % (position - 1);
+    if (random_() % 2 == 0) Restart();
+    ASSERT_TRUE(Rewind("s", position).ok());
+    const double before = Replayed();
+    const std::vector<uint32_t> sampled = Decode("s", 3);
+    EXPECT_LT(Replayed() - before, limits_.anchor_every) << position;
+    EXPECT_EQ(sampled,
+              Straight({tokens.begin(), tokens.begin() + static_cast<int64_t>(position)}, 3))
+        << position;
+    ASSERT_TRUE(Rewind("s", position).ok());
+  }
+}
+
+TEST_F(SessionManagerTest, AForkIsTakenBackByItsParentsCheckpoints) {
+  const std::vector<uint32_t> tokens = Tokens(1500);
+  ASSERT_TRUE(Create("s").ok());
+  ASSERT_TRUE(Append("s", tokens).ok());
+  v1::ForkRequest fork;
+  fork.set_session("s");
+  fork.set_new_session("f");
+  fork.set_position(1400);
+  fork.set_seed(1);
+  ASSERT_TRUE(Await<v1::Session>([&](auto done) { manager_->Fork(fork, std::move(done)); }).ok());
+  ASSERT_TRUE(Append("f", Tokens(70)).ok());
+  Restart();
+  ASSERT_TRUE(Rewind("f", 700).ok());
+  const double before = Replayed();
+  EXPECT_EQ(Decode("f", 3), Straight({tokens.begin(), tokens.begin() + 700}, 3));
+  EXPECT_LT(Replayed() - before, limits_.anchor_every);
+}
+
+TEST_F(SessionManagerTest, ASessionThatNoStoreHasKeepsSomeAnchors) {
+  const std::vector<uint32_t> tokens = Tokens(1500);
+  ASSERT_TRUE(Create("s", 1, v1::NONE).ok());
+  ASSERT_TRUE(Append("s", tokens).ok());
+  ASSERT_TRUE(Rewind("s", 700).ok());
+  const double before = Replayed();
+  EXPECT_EQ(Decode("s", 3), Straight({tokens.begin(), tokens.begin() + 700}, 3));
+  EXPECT_LT(Replayed() - before, 4 * limits_.anchor_every);
+}
+
+TEST_F(SessionManagerTest, CheckpointsAreThinnedTheFurtherBack) {
+  limits_.max_checkpoints = 6;
+  Restart();
+  const std::vector<uint32_t> tokens = Tokens(64 * 20 + 10);
+  ASSERT_TRUE(Create("s").ok());
+  ASSERT_TRUE(Append("s", tokens).ok());
+  ASSERT_TRUE(Get("s").ok());
+  Restart();  // What was on its way to the store is there.
+  const auto states = store_.ListStates("s").value();
+  ASSERT_EQ(states.size(), 6u);
+  EXPECT_EQ(states.back().position, 64u * 20);
+  EXPECT_LE(states.front().position, 64u * 10);
+  for (size_t i = 1; i + 1 < states.size(); ++i) {
+    EXPECT_GE(states[i].position - states[i - 1].position,
+              states.back().position - states[states.size() - 2].position);
+  }
+  ASSERT_TRUE(Rewind("s", 1000).ok());
+  EXPECT_EQ(Decode("s", 3), Straight({tokens.begin(), tokens.begin() + 1000}, 3));
+}
+
+// States are caches: with damaged or foreign ones a session goes on from older ones, or from its
+// log.
+TEST_F(SessionManagerTest, DamagedStatesAreReplacedByReplaying) {
+  const std::vector<uint32_t> tokens = Tokens(300);
+  const std::vector<uint32_t> expected = Straight(tokens, 20);
+  for (const size_t damaged : {1, 2, 5}) {
+    const std::string id = absl::StrCat("s", damaged);
+    ASSERT_TRUE(Create(id).ok());
+    ASSERT_TRUE(Append(id, tokens).ok());
+    Restart();
+    auto states = store_.ListStates(id).value();
+    ASSERT_EQ(states.size(), 4u);
+    const uint64_t epoch = store_.Acquire(id).value();
+    for (size_t i = 0; i < std::min(damaged, states.size()); ++i) {
+      const SessionStore::StateInfo info = states[states.size() - 1 - i];
+      SessionStore::StateInfo found;
+      // Cut behind the hash of its tokens, so that it is taken for one of theirs; or as another
+      // kind of device computed it.
+      std::string bytes = store_.GetState(id, info.position, &found).value();
+      if (i % 2 == 0) {
+        bytes.resize(bytes.size() - 5);
+      } else {
+        const size_t magic = bytes.find("tnstate1");
+        ASSERT_NE(magic, std::string::npos);
+        bytes.replace(magic, 8, "custate1");
+      }
+      const absl::string_view part = bytes;
+      ASSERT_TRUE(store_.PutState(id, epoch, info, {&part, 1}, Durability::kAsync).ok());
+    }
+    const double before = Counted("attnd_store_corruptions_total", {});
+    EXPECT_EQ(Decode(id, 20), expected) << damaged;
+    EXPECT_EQ(Counted("attnd_store_corruptions_total", {}) - before,
+              std::min(damaged, states.size()));
+  }
+}
+
+TEST_F(SessionManagerTest, ThereAreNoMoreSessionsThanMayBe) {
+  limits_.max_sessions = 3;
+  Restart();
+  ASSERT_TRUE(Create("a").ok());
+  ASSERT_TRUE(Create("b", 1, v1::NONE).ok());
+  ASSERT_TRUE(Create("c").ok());
+  const absl::Status status = Create("d").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("there are 3, at most 3 may be"));
+  EXPECT_TRUE(Create("a").ok()) << "repeated";
+  v1::DeleteSessionRequest request;
+  request.set_session("b");
+  std::promise<absl::Status> deleted;
+  manager_->Delete(request, [&](absl::Status s) { deleted.set_value(std::move(s)); });
+  ASSERT_TRUE(deleted.get_future().get().ok());
+  ASSERT_TRUE(Create("d").ok());
+  Restart();
+  EXPECT_EQ(Create("e").status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+// Whether memory has them or not: a process that finds them in its store knows when they end.
+TEST_F(SessionManagerTest, IdleSessionsOfAnEarlierProcessEnd) {
+  limits_.idle_seconds = 2;
+  Restart();
+  ASSERT_TRUE(Create("short").ok());
+  limits_.idle_seconds = 3600;
+  Restart();
+  ASSERT_TRUE(Create("long").ok());
+  absl::SleepFor(absl::Seconds(1.5));  // So that the store has heard of both.
+  Restart();
+  EXPECT_THAT(store_.List("", "", 10).value(), ElementsAre("long", "short"));
+  const absl::Time end = absl::Now() + absl::Seconds(20);
+  while (store_.CountSessions() > 1 && absl::Now() < end) {
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  EXPECT_THAT(store_.List("", "", 10).value(), ElementsAre("long"));
+  EXPECT_EQ(Get("short").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(Get("long").ok());
+}
+
+// Idle sessions leave memory altogether, and come back.
+TEST_F(SessionManagerTest, LogsOfIdleSessionsLeaveMemory) {
+  limits_.max_state_bytes = 1 << 15;
+  limits_.least_stored_tokens = 64;
+  Restart();
+  std::map<std::string, std::vector<uint32_t>> prompts;
+  for (int i = 0; i < 20; ++i) {
+    const std::string id = absl::StrCat("s", i);
+    prompts[id] = Tokens(1 + random_() % 150);
+    ASSERT_TRUE(Create(id).ok());
+    ASSERT_TRUE(Append(id, prompts[id]).ok());
+  }
+  const absl::Time end = absl::Now() + absl::Seconds(20);
+  while (manager_->usage().sessions > 1 && absl::Now() < end) {
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  EXPECT_LE(manager_->usage().sessions, 1u);
+  for (const auto& [id, prompt] : prompts) {
+    const std::vector<SessionStore::StateInfo> states = store_.ListStates(id).value();
+    for (const SessionStore::StateInfo& info : states) {
+      EXPECT_GE(info.position, 64u) << "read again sooner than written";
+    }
+    EXPECT_EQ(Decode(id, 5), Straight(prompt, 5));
+  }
 }
 
 TEST_F(SessionManagerTest, ASessionWhoseModelIsGoneIsNamedAndCanBeDeleted) {

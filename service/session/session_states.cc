@@ -1,6 +1,8 @@
 // States of sessions: reading tokens, going back, moving to the store and out of it.
 #include <algorithm>
+#include <cmath>
 #include <iterator>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -9,6 +11,31 @@
 #include "service/session/session_manager.h"
 
 namespace attnd {
+namespace {
+
+// Logs of idle sessions may take this part of what states may.
+constexpr int64_t kLogShare = 8;
+// The part of a session's idle time in which the store hears once that it is used.
+constexpr double kExpirySlack = 16;
+
+// Which of the positions is missed least, never the last: where its neighbours are close to each
+// other beside its distance from the end. Distances then grow with it.
+size_t Dispensable(absl::Span<const uint64_t> positions) {
+  size_t best = 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (size_t i = 0; i + 1 < positions.size(); ++i) {
+    const uint64_t before = i == 0 ? 0 : positions[i - 1];
+    const double missed = static_cast<double>(positions[i + 1] - before) /
+                          static_cast<double>(positions.back() - positions[i]);
+    if (missed < least) {
+      least = missed;
+      best = i;
+    }
+  }
+  return best;
+}
+
+}  // namespace
 
 std::vector<int32_t> SessionManager::Piece(const LiveSession& session, uint64_t end) const {
   const auto from = static_cast<uint64_t>(session.state->position());
@@ -18,20 +45,48 @@ std::vector<int32_t> SessionManager::Piece(const LiveSession& session, uint64_t 
   return {tokens.begin(), tokens.end()};
 }
 
-void SessionManager::AfterPiece(LiveSession& session) {
-  const auto position = static_cast<uint64_t>(session.state->position());
+void SessionManager::AfterPiece(const SessionPtr& session) {
+  const auto position = static_cast<uint64_t>(session->state->position());
   FaultPoint("read.piece");
-  session.has_read = std::max(session.has_read, position);
-  if (position % limits_.anchor_every == 0 && !session.transient) {
+  session->has_read = std::max(session->has_read, position);
+  if (position % limits_.anchor_every == 0 && !session->transient) {
     // Without memory for it there is no anchor, and a rewind replays more.
-    if (absl::StatusOr<models::SequenceState> copy = session.state->Copy(); copy.ok()) {
-      session.anchors[position] = std::make_shared<const models::SequenceState>(*std::move(copy));
+    if (absl::StatusOr<models::SequenceState> copy = session->state->Copy(); copy.ok()) {
+      auto anchor = std::make_shared<const models::SequenceState>(*std::move(copy));
+      session->anchors[position] = anchor;
       FaultPoint("read.anchor");
-      while (session.anchors.size() > limits_.anchors)
-        session.anchors.erase(session.anchors.begin());
+      if (session->durability == Durability::kNone) {
+        ThinAnchors(*session);
+      } else {
+        StoreCheckpoint(session, std::move(anchor));
+        while (session->anchors.size() > limits_.anchors)
+          session->anchors.erase(session->anchors.begin());
+      }
     }
   }
-  session.NoteStateBytes();
+  session->NoteStateBytes();
+}
+
+// No store has the anchors of a session that lives in memory alone: fewer, the further back.
+void SessionManager::ThinAnchors(LiveSession& session) const {
+  while (session.anchors.size() > limits_.anchors_in_memory) {
+    std::vector<uint64_t> positions;
+    for (const auto& [position, anchor] : session.anchors) positions.push_back(position);
+    session.anchors.erase(positions[Dispensable(positions)]);
+  }
+}
+
+// So that a rewind replays little, also when memory has forgotten the anchor.
+void SessionManager::StoreCheckpoint(const SessionPtr& session, LiveSession::Anchor anchor) {
+  const auto position = static_cast<uint64_t>(anchor->position());
+  session->stored = std::max(session->stored, position);
+  writer_.Run(
+      [this, session, anchor = std::move(anchor), hash = session->log().ChainHashAt(position)] {
+        FaultPoint("checkpoint.begin");
+        // One that is not there costs time alone.
+        if (PutState(*session, *anchor, hash, "").ok()) ThinStates(*session);
+        FaultPoint("checkpoint.stored");
+      });
 }
 
 void SessionManager::NeedState(const SessionPtr& session, uint64_t most, Then then) {
@@ -47,6 +102,9 @@ void SessionManager::NeedState(const SessionPtr& session, uint64_t most, Then th
     if (session->has_read > 0) metrics_.RecordRestore(from, state.status(), absl::Now() - start);
     if (!state.ok()) return state.status();
     session->state = *std::move(state);
+    if (from == SessionMetrics::Tier::kStore) {
+      session->stored = static_cast<uint64_t>(session->state->position());
+    }
     session->NoteStateBytes();
     return absl::OkStatus();
   };
@@ -89,26 +147,59 @@ absl::Status SessionManager::PutParts(const LiveSession& session, uint64_t posit
 
 absl::StatusOr<models::SequenceState> SessionManager::GetState(const LiveSession& session,
                                                                uint64_t most) {
-  uint64_t position = 0;
-  const absl::StatusOr<std::string> bytes = GetStateBytes(session, most, &position);
-  if (!bytes.ok()) return bytes.status();
-  return session.model->model->LoadState(*bytes);
+  const SessionLog& log = session.log();
+  const auto hash_at = [&](uint64_t position) { return log.ChainHashAt(position); };
+  absl::StatusOr<models::SequenceState> own = absl::NotFoundError("no state of these tokens");
+  const auto taken_by = [&](absl::StatusOr<models::SequenceState>& state) {
+    return [&](uint64_t position, absl::string_view bytes) {
+      state = session.model->model->LoadState(bytes);
+      if (state.ok() && static_cast<uint64_t>(state->position()) != position) {
+        state = absl::DataLossError("state: of another position");
+      }
+      return state.status();
+    };
+  };
+  absl::Status found = FindState(session, session.id(), most, hash_at, taken_by(own));
+  if (!found.ok()) own = found;
+  if (!found.ok() && !absl::IsNotFound(found)) return own;
+  const uint64_t reached = own.ok() ? static_cast<uint64_t>(own->position()) : 0;
+  // A fork began with its parent's tokens, and shares what states the parent had of them.
+  const v1::SessionRecord::Created& created = log.created();
+  const uint64_t shared = std::min(most, created.forked_at());
+  if (created.parent().empty() || reached + limits_.anchor_every > shared) return own;
+  const auto parents_hash_at = [&](uint64_t position) {
+    return SessionLog::ChainHashOf(created.parent_seed(), log.tokens().subspan(0, position));
+  };
+  absl::StatusOr<models::SequenceState> parents = absl::NotFoundError("no state of the parent");
+  found = FindState(session, created.parent(), shared, parents_hash_at, taken_by(parents));
+  const bool better = found.ok() && static_cast<uint64_t>(parents->position()) > reached;
+  return better ? std::move(parents) : std::move(own);
 }
 
-absl::StatusOr<std::string> SessionManager::GetStateBytes(const LiveSession& session, uint64_t most,
-                                                          uint64_t* position) {
+absl::Status SessionManager::FindState(
+    const LiveSession& session, const std::string& id, uint64_t most,
+    absl::FunctionRef<std::string(uint64_t)> hash_at,
+    absl::FunctionRef<absl::Status(uint64_t, absl::string_view)> take) {
   for (;;) {
-    SessionStore::StateInfo info;
-    const absl::StatusOr<std::string> bytes = store_.GetState(session.id(), most, &info);
-    if (!bytes.ok()) return bytes.status();
-    const std::string hash = session.log().ChainHashAt(info.position);
-    if (!hash.empty() && absl::StartsWith(*bytes, hash)) {
-      *position = info.position;
-      return bytes->substr(hash.size());
+    constexpr uint64_t kUnknown = ~uint64_t{0};
+    SessionStore::StateInfo info{kUnknown, 0, ""};
+    const absl::StatusOr<std::string> bytes = store_.GetState(id, most, &info);
+    bool damaged = absl::IsDataLoss(bytes.status());
+    if (!bytes.ok() && !damaged) return bytes.status();
+    if (bytes.ok()) {
+      const std::string hash = hash_at(info.position);
+      if (!hash.empty() && absl::StartsWith(*bytes, hash)) {
+        absl::Status taken = take(info.position, absl::string_view(*bytes).substr(hash.size()));
+        damaged = absl::IsDataLoss(taken);
+        if (!damaged) return taken;
+        metrics_.corruptions.Increment();  // The store counts what it finds itself.
+      }
     }
-    // Of tokens that were taken back; a snapshot may still be theirs.
-    if (info.label.empty()) {
-      absl::Status dropped = store_.DropState(session.id(), session.epoch, info.position);
+    // A damaged cache is no loss: the log is whole, and older states may be.
+    if (info.position == kUnknown) return absl::NotFoundError("no state can be found");
+    // Of tokens that were taken back a snapshot may still be.
+    if (id == session.id() && (damaged || info.label.empty())) {
+      absl::Status dropped = store_.DropState(id, session.epoch, info.position);
       if (!dropped.ok()) return dropped;
     }
     if (info.position == 0) return absl::NotFoundError("no state of these tokens");
@@ -149,7 +240,7 @@ void SessionManager::CatchUp(const SessionPtr& session, uint64_t end, Then then,
                 std::vector<int32_t> more;
                 if (read.ok()) {
                   CountRead(*session);
-                  AfterPiece(*session);
+                  AfterPiece(session);
                   more = Piece(*session, end);
                   if (!more.empty() && listener != nullptr &&
                       listener->Wish() != DecodeSink::Answer::kGoOn) {
@@ -198,38 +289,117 @@ void SessionManager::GiveStates(const std::string& id, absl::FunctionRef<void(Li
   });
 }
 
-// Once a second: sessions that nobody used for long end; states beyond the memory's limit go to the
-// store, the longest unused first.
+// Once a second, more often where memory is short: sessions that nobody used for long end; states
+// and then logs beyond the memory's limits go to the store, the longest unused first.
 void SessionManager::Housekeep() {
-  absl::Time next = absl::Now() + absl::Seconds(1);
+  absl::Duration pause = absl::Seconds(1);
+  absl::Time sweep = absl::Now();
   for (;;) {
     std::vector<SessionPtr> all;
     {
       absl::MutexLock lock(&mu_);
-      mu_.AwaitWithDeadline(absl::Condition(&stopping_), next);
+      mu_.AwaitWithDeadline(absl::Condition(&stopping_), absl::Now() + pause);
       if (stopping_) return;
+      all.reserve(sessions_.size());
       for (const auto& [id, session] : sessions_) all.push_back(session);
     }
-    next = absl::Now() + absl::Seconds(1);
-    std::sort(all.begin(), all.end(),
-              [](const SessionPtr& a, const SessionPtr& b) { return a->used() < b->used(); });
-    int64_t bytes = 0;
-    for (const SessionPtr& session : all) bytes += session->state_bytes();
-    for (const SessionPtr& session : all) {
-      const double idle = session->log().created().idle_seconds();
-      if (session->idle() && absl::Now() - session->used() > absl::Seconds(idle)) {
-        v1::DeleteSessionRequest request;
-        request.set_session(session->id());
-        Delete(request, [this](const absl::Status& deleted) {
-          if (deleted.ok()) metrics_.expired_idle.Increment();
-        });
-      } else if (bytes > limits_.max_state_bytes && session->idle() && session->state_bytes() > 0 &&
-                 session->durability != Durability::kNone) {
-        bytes -= session->state_bytes();
-        Evict(session);
-      }
+    // On the writer's thread, on which sessions come into memory: none does meanwhile.
+    if (absl::Now() >= sweep) {
+      writer_.Run([this] { EndExpired(); });
+      sweep = absl::Now() + absl::Seconds(1);
+    }
+    pause = Tidy(all) ? absl::Milliseconds(50) : absl::Seconds(1);
+  }
+}
+
+// The store ends sessions that no memory has at some time after they may end: it hears of their use
+// once in a sixteenth of the time that they may be idle, and gives them as much more.
+void SessionManager::KeepExpiry(const SessionPtr& session, const LiveSession::Standing& standing) {
+  if (session->durability == Durability::kNone) return;
+  const double least = ToDoubleSeconds(standing.used - absl::UnixEpoch()) + standing.idle_seconds;
+  if (standing.expiry >= least) return;
+  const double expiry = least + std::max(1.0, standing.idle_seconds / kExpirySlack);
+  session->set_expiry(expiry);
+  writer_.Run([this, session, expiry] {
+    // It was deleted, or is another's by now: nothing to keep.
+    (void)store_.SetExpiry(session->id(), session->epoch, static_cast<uint64_t>(std::ceil(expiry)));
+  });
+}
+
+// Sessions that only the store has, some at a time.
+void SessionManager::EndExpired() {
+  constexpr size_t kMost = 100;
+  const absl::StatusOr<std::vector<std::string>> expired =
+      store_.ListExpired(static_cast<uint64_t>(absl::ToUnixSeconds(absl::Now())), kMost);
+  if (!expired.ok()) return;  // The next time.
+  for (const std::string& id : *expired) {
+    {
+      absl::MutexLock lock(&mu_);
+      if (sessions_.contains(id)) continue;  // Memory knows better.
+    }
+    const absl::StatusOr<uint64_t> epoch = store_.Acquire(id);
+    if (epoch.ok() && store_.Delete(id, *epoch).ok()) metrics_.expired_idle.Increment();
+  }
+}
+
+// Whether memory was short.
+bool SessionManager::Tidy(absl::Span<const SessionPtr> all) {
+  struct Idle {
+    absl::Time used;
+    int64_t bytes;
+    const SessionPtr* session;
+  };
+  std::vector<Idle> with_state, without;
+  int64_t state_bytes = 0, log_bytes = 0;
+  const absl::Time now = absl::Now();
+  for (const SessionPtr& session : all) {
+    const LiveSession::Standing standing = session->standing();
+    state_bytes += standing.state_bytes;
+    log_bytes += standing.log_bytes;
+    KeepExpiry(session, standing);
+    if (!standing.idle) continue;
+    if (now - standing.used > absl::Seconds(standing.idle_seconds)) {
+      v1::DeleteSessionRequest request;
+      request.set_session(session->id());
+      Delete(request, [this](const absl::Status& deleted) {
+        if (deleted.ok()) metrics_.expired_idle.Increment();
+      });
+    } else if (session->durability != Durability::kNone) {
+      const bool holds = standing.state_bytes > 0;
+      (holds ? with_state : without)
+          .push_back({standing.used, holds ? standing.state_bytes : standing.log_bytes, &session});
     }
   }
+  // The longest unused ones, until `bytes` are no more than `most`.
+  const auto shrink = [](std::vector<Idle>& idle, int64_t bytes, int64_t most, auto let_go) {
+    if (bytes <= most) return false;
+    std::sort(idle.begin(), idle.end(),
+              [](const Idle& a, const Idle& b) { return a.used < b.used; });
+    for (const Idle& one : idle) {
+      if (bytes <= most) break;
+      bytes -= one.bytes;
+      let_go(*one.session);
+    }
+    return true;
+  };
+  const bool states = shrink(with_state, state_bytes, limits_.max_state_bytes,
+                             [this](const SessionPtr& session) { Evict(session); });
+  const bool logs = shrink(without, log_bytes, limits_.max_state_bytes / kLogShare,
+                           [this](const SessionPtr& session) { LetGo(session); });
+  return states || logs;
+}
+
+// The store has all of it, or gets it before anybody can ask: writes go before reads.
+void SessionManager::LetGo(const SessionPtr& session) {
+  (void)session->Enter(0, [this, session] {
+    const bool holds = session->state.has_value() || !session->anchors.empty() ||
+                       !session->pinned.empty() || !session->op_states.empty() ||
+                       !session->op_pinned.empty() || session->op_base != nullptr;
+    if (!holds) {
+      Forget(session);
+    }
+    session->Leave();
+  });
 }
 
 void SessionManager::Evict(const SessionPtr& session) {
@@ -263,10 +433,13 @@ absl::Status SessionManager::StoreStates(LiveSession& session) {
   }
   if (session.state.has_value()) {
     const auto position = static_cast<uint64_t>(session.state->position());
-    absl::Status status =
-        PutState(session, *session.state, session.log().ChainHashAt(position), "");
-    if (!status.ok()) return status;
-    DropOldStates(session);
+    if (position >= session.stored + limits_.least_stored_tokens) {
+      absl::Status status =
+          PutState(session, *session.state, session.log().ChainHashAt(position), "");
+      if (!status.ok()) return status;
+      session.stored = position;
+      ThinStates(session);
+    }
   }
   FaultPoint("evict.stored");
   session.state.reset();
@@ -281,7 +454,7 @@ absl::Status SessionManager::StoreStates(LiveSession& session) {
   return absl::OkStatus();
 }
 
-// Those of snapshots stay.
+// Of an operator's states the last ones stay, and those of snapshots.
 void SessionManager::DropOldStates(const LiveSession& session) {
   const absl::StatusOr<std::vector<SessionStore::StateInfo>> states =
       store_.ListStates(session.id());
@@ -292,6 +465,41 @@ void SessionManager::DropOldStates(const LiveSession& session) {
   }
   for (size_t i = 0; i + limits_.anchors < old.size(); ++i) {
     (void)store_.DropState(session.id(), session.epoch, old[i]);
+  }
+}
+
+// Of the states between checkpoints the last one stays, of the checkpoints what their limits allow;
+// those of snapshots stay.
+void SessionManager::ThinStates(const LiveSession& session) {
+  const absl::StatusOr<std::vector<SessionStore::StateInfo>> states =
+      store_.ListStates(session.id());
+  if (!states.ok()) return;  // They are found when they are asked for, or dropped next time.
+  const auto drop = [&](uint64_t position) {
+    (void)store_.DropState(session.id(), session.epoch, position);
+  };
+  std::vector<uint64_t> checkpoints;
+  std::vector<int64_t> sizes;
+  int64_t bytes = 0;
+  const uint64_t none = ~uint64_t{0};
+  uint64_t between = none;
+  for (const SessionStore::StateInfo& info : *states) {
+    if (!info.label.empty()) continue;
+    if (info.position % limits_.anchor_every == 0) {
+      checkpoints.push_back(info.position);
+      sizes.push_back(static_cast<int64_t>(info.bytes));
+      bytes += sizes.back();
+    } else {
+      if (between != none) drop(between);
+      between = info.position;
+    }
+  }
+  while (checkpoints.size() > 2 &&
+         (checkpoints.size() > limits_.max_checkpoints || bytes > limits_.max_checkpoint_bytes)) {
+    const size_t at = Dispensable(checkpoints);
+    drop(checkpoints[at]);
+    bytes -= sizes[at];
+    checkpoints.erase(checkpoints.begin() + static_cast<int64_t>(at));
+    sizes.erase(sizes.begin() + static_cast<int64_t>(at));
   }
 }
 

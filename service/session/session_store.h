@@ -72,11 +72,17 @@ class SessionStore {
                                 absl::Span<const absl::string_view> parts,
                                 Durability durability) = 0;
   // The state of the largest position that is at most `position`. NOT_FOUND if there is none. A
-  // damaged one is reported, not passed over: the caller decides to look for an older one.
+  // damaged one is reported, not passed over: the caller decides to look for an older one, before
+  // info->position where that is known, which is left as it is otherwise.
   virtual absl::StatusOr<std::string> GetState(absl::string_view session, uint64_t position,
                                                StateInfo* info) = 0;
   virtual absl::StatusOr<std::vector<StateInfo>> ListStates(absl::string_view session) = 0;
   virtual absl::Status DropState(absl::string_view session, uint64_t epoch, uint64_t position) = 0;
+
+  // When the session ends unless this is called again, in seconds since 1970; 0: never.
+  virtual absl::Status SetExpiry(absl::string_view session, uint64_t epoch, uint64_t seconds) = 0;
+  // Sessions that end at `seconds` or before, the earliest first, `limit` at most.
+  virtual absl::StatusOr<std::vector<std::string>> ListExpired(uint64_t seconds, size_t limit) = 0;
 
   // Forgets the session, its log and its states. Deleting one that is not there is OK.
   virtual absl::Status Delete(absl::string_view session, uint64_t epoch) = 0;
@@ -91,6 +97,8 @@ class SessionStore {
     uint64_t state_file_bytes;  // On the medium, dead ones included.
   };
   virtual Usage usage() = 0;
+  // How many there are; cheaper than all of usage().
+  virtual uint64_t CountSessions() = 0;
 
   // All that was put is as durable as kSync makes it.
   virtual absl::Status Flush() = 0;

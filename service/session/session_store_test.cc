@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <random>
 
@@ -143,6 +144,29 @@ TEST_P(SessionStoreTest, DeletedSessionsAreGone) {
   EXPECT_FALSE(store_->GetState("a", 9, &info).ok());
   EXPECT_EQ(*store_->GetState("ab", 9, &info), "state");
   EXPECT_THAT(Bytes(*store_->ReadLog("ab")), ElementsAre("ab"));
+}
+
+TEST_P(SessionStoreTest, SessionsExpireInOrder) {
+  std::map<std::string, uint64_t> epochs;
+  for (const char* id : {"a", "b", "c", "d"}) epochs[id] = store_->Acquire(id).value();
+  EXPECT_EQ(store_->CountSessions(), 4u);
+  EXPECT_THAT(*store_->ListExpired(1000, 10), ElementsAre());
+  ASSERT_TRUE(store_->SetExpiry("a", epochs["a"], 300).ok());
+  ASSERT_TRUE(store_->SetExpiry("b", epochs["b"], 200).ok());
+  ASSERT_TRUE(store_->SetExpiry("c", epochs["c"], 100).ok());
+  EXPECT_EQ(store_->SetExpiry("nobody", 1, 100).code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(*store_->ListExpired(1000, 10), ElementsAre("c", "b", "a"));
+  EXPECT_THAT(*store_->ListExpired(200, 10), ElementsAre("c", "b"));
+  EXPECT_THAT(*store_->ListExpired(1000, 1), ElementsAre("c"));
+  ASSERT_TRUE(store_->Append("c", epochs["c"], {0, "record"}, Durability::kAsync).ok());
+  EXPECT_THAT(*store_->ListExpired(100, 10), ElementsAre("c")) << "a write leaves it";
+  ASSERT_TRUE(store_->SetExpiry("c", epochs["c"], 0).ok());
+  ASSERT_TRUE(store_->SetExpiry("b", epochs["b"], 500).ok());
+  EXPECT_THAT(*store_->ListExpired(1000, 10), ElementsAre("a", "b"));
+  ASSERT_TRUE(store_->Delete("a", epochs["a"]).ok());
+  EXPECT_THAT(*store_->ListExpired(1000, 10), ElementsAre("b"));
+  EXPECT_EQ(store_->CountSessions(), 3u);
+  EXPECT_EQ(store_->SetExpiry("b", epochs["b"] - 1, 1).code(), absl::StatusCode::kAborted);
 }
 
 INSTANTIATE_TEST_SUITE_P(Stores, SessionStoreTest,

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "service/session/fault_point.h"
 #include "service/session/requests.h"
 #include "service/session/session_file.h"
 #include "service/session/session_manager.h"
@@ -59,10 +60,12 @@ void SessionManager::Export(v1::ExportRequest request,
           absl::StrCat("session ", session->id(), ": expected_position: given ",
                        request.expected_position(), ", the session stands at ", position)));
     }
+    FaultPoint("export.begin");
     if (session->op != nullptr) return ExportOperator(session, std::move(answer));
     CatchUp(session, MostRead(*session),
             [this, session, answer = std::move(answer)](const absl::Status& read) mutable {
               if (!read.ok()) return answer(read);
+              FaultPoint("export.caught_up");
               const SessionLog& log = session->log();
               const v1::SessionRecord::Created& created = log.created();
               if (session->state->byte_size() > limits_.max_file_bytes) {
@@ -186,6 +189,7 @@ void SessionManager::Import(v1::ImportHeader header, std::string file, SessionDo
       }
       state = *std::move(taken);
     }
+    FaultPoint("import.parsed");
     v1::SessionRecord record = CreatedBy(header, *parsed);
     v1::SessionRecord::Created& created = *record.mutable_created();
     created.set_model(name);
@@ -196,9 +200,11 @@ void SessionManager::Import(v1::ImportHeader header, std::string file, SessionDo
     CreateWith(id, record,
                [this, id, state = std::move(state),
                 done = std::move(done)](absl::StatusOr<v1::Session> made) mutable {
+                 FaultPoint("import.created");
                  if (made.ok() && state.has_value()) {
                    GiveStates(id, [&](LiveSession& session) { session.state = std::move(state); });
                  }
+                 FaultPoint("import.given");
                  done(std::move(made));
                });
   });

@@ -2,7 +2,8 @@
 
     python -m tests.wire.crashes --runs 500 --report bench/results/<date>-crash.txt
 
-A run does one script: create, append, decode, fork, snapshot, rewind, restore, give a decode up, delete; and the like with an operator. Its server ends at a point
+A run does one script: create, append, decode, fork, snapshot, rewind, restore, give a decode up, converse, export, import, delete; and the like with an
+operator. Its server ends at a point
 (ATTND_TEST_FAULT_POINT, service/session/fault_point.h) or by a SIGKILL at a random time, is started again, and the client goes on as
 clients do: it repeats what was not answered, and takes a stream up behind its last event. Every event and answer must then be the one that the
 undisturbed run gave, in every bit."""
@@ -13,6 +14,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import pathlib
 import random
 import re
@@ -54,7 +56,7 @@ class Plan:
 
     @property
     def evicts(self) -> bool:
-        return self.point.startswith(("evict.", "restore.", "rocksdb.put_state."))
+        return self.point.startswith(("evict.", "restore."))
 
     @property
     def restarts(self) -> bool:
@@ -162,6 +164,49 @@ class Client:
         self.survive(attempt)
         return events + ended
 
+    def converse(self, session: str, tokens: list[int], count: int, position: int) -> list[bytes]:
+        """Appends and decodes on one stream: the events of the decode."""
+        events: list[bytes] = []
+        ended: list[bytes] = []
+        start = position + len(tokens)
+
+        def attempt(stub):
+            seen = {"from_position": start + len(events)} if events else {}
+            commands = [
+                messages.ConverseRequest(
+                    append=messages.AppendRequest(session=self.id(session), tokens=tokens, expected_position=position)
+                ),
+                messages.ConverseRequest(
+                    decode=messages.DecodeRequest(
+                        max_new_tokens=count, expected_position=start, sampling=messages.Sampling(temperature=1),
+                        stop=messages.Stop(ignore_eos=True), **seen,
+                    )
+                ),
+            ]
+            for event in stub.Converse(iter(commands), timeout=PATIENCE):
+                if event.command == 0:
+                    assert event.appended.position == start
+                    continue
+                event.decoded.durable_position = 0
+                if event.decoded.tokens:
+                    assert event.decoded.position == start + len(events), (event, start, len(events))
+                    events.append(event.SerializeToString(deterministic=True))
+                else:
+                    ended[:] = [event.SerializeToString(deterministic=True)]
+
+        self.survive(attempt)
+        return events + ended
+
+    def export(self, session: str) -> bytes:
+        request = messages.ExportRequest(session=self.id(session))
+        return self.survive(lambda stub: b"".join(chunk.data for chunk in stub.Export(request, timeout=PATIENCE)))
+
+    def import_as(self, session: str, file: bytes):
+        header = messages.ImportHeader(session=self.id(session), idempotency_key="import", durability=self.plan.durability)
+        chunk = messages.FileChunk(data=file, sha256=hashlib.sha256(file).digest())
+        parts = [messages.ImportChunk(header=header), messages.ImportChunk(chunk=chunk)]
+        return self.survive(lambda stub: stub.Import(iter(parts), timeout=PATIENCE)).position
+
     def append(self, session: str, tokens: list[int], position: int):
         request = messages.AppendRequest(session=self.id(session), tokens=tokens, expected_position=position)
         answer = self.survive(lambda stub: stub.Append(request, timeout=PATIENCE))
@@ -242,6 +287,11 @@ def script(client: Client) -> list:
 
     out.append(call(give_up))
     out.append(client.decode("s", 20, 229))
+    out.append(client.converse("s", [8, 9], 20, 249))
+    file = client.export("s")
+    out.append(hashlib.sha256(file).hexdigest())
+    out.append(client.import_as("i", file))
+    out.append(client.decode("i", 20, 271))
     out.append(client.standing("s"))
     out.append(client.standing("f"))
     call(lambda stub: stub.Delete(messages.DeleteSessionRequest(session=name("f"))))

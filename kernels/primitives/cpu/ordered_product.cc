@@ -13,6 +13,7 @@
 // The order is the mechanism:
 // clang-format off
 #include "hwy/foreach_target.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 // clang-format on
 
@@ -32,54 +33,96 @@ using F = hn::CappedTag<float, 16>;
 using V = hn::Vec<F>;
 
 constexpr int64_t kLanes = hn::MaxLanes(F());
+// Vectors of a panel.
 constexpr int kVectors = static_cast<int>(kPanel / kLanes);
+// Rows of a block that is one panel wide: as many sums as registers hold beside what they are made
+// from.
+constexpr int kMostRows = kVectors == 2 ? 12 : 3;
 
-HWY_INLINE V LoadWeights(const float* b) { return hn::LoadU(F(), b); }
-
-HWY_INLINE V LoadWeights(const BFloat16* b) {
-  const hn::Rebind<uint16_t, F> d16;
-  const hn::RebindToUnsigned<F> d32;
-  const auto bits = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(b)));
-  return hn::BitCast(F(), hn::ShiftLeft<16>(bits));
+// A row of a panel.
+HWY_INLINE void LoadPanel(const float* b, V* weights) {
+  for (int j = 0; j < kVectors; ++j) weights[j] = hn::LoadU(F(), b + j * kLanes);
 }
 
-// kRows rows of a times one panel of b. Twelve accumulators for three rows of AVX2: the chains of
-// one row alone would each wait for their last addition.
-template <int kRows, typename Weight>
-HWY_INLINE void Panel(int64_t k, const float* a, int64_t lda, const Weight* b, int64_t ldb,
-                      float* c, int64_t ldc, bool accumulate) {
+// In pairs, see Place: a column of the first half is a word's low bits.
+HWY_INLINE void LoadPanel(const BFloat16* b, V* weights) {
+  const hn::RebindToUnsigned<F> d;
+  for (int j = 0; j < kVectors / 2; ++j) {
+    const auto pairs = hn::LoadU(d, reinterpret_cast<const uint32_t*>(b) + j * kLanes);
+    weights[j] = hn::BitCast(F(), hn::ShiftLeft<16>(pairs));
+    weights[kVectors / 2 + j] = hn::BitCast(F(), hn::And(pairs, hn::Set(d, 0xffff0000u)));
+  }
+}
+
+// kRows rows of a times kPanels panels of b, `panel_stride` apart. Every sum is a chain that waits
+// for its last addition: it takes eight of them to keep the units busy, of few rows' or of many
+// columns'.
+template <int kRows, int kPanels, bool kAhead, typename Weight>
+HWY_INLINE void Block(int64_t k, const float* a, int64_t lda, const Weight* b, int64_t ldb,
+                      int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
   const F d;
-  V sums[kRows][kVectors];
+  constexpr int kAcross = kPanels * kVectors;
+  V sums[kRows][kAcross];
   for (int r = 0; r < kRows; ++r) {
-    for (int j = 0; j < kVectors; ++j) {
+    for (int j = 0; j < kAcross; ++j) {
       sums[r][j] = accumulate ? hn::LoadU(d, c + r * ldc + j * kLanes) : hn::Zero(d);
     }
   }
   for (int64_t i = 0; i < k; ++i, b += ldb) {
-    V weights[kVectors];
-    for (int j = 0; j < kVectors; ++j) weights[j] = LoadWeights(b + j * kLanes);
+    V weights[kAcross];
+    for (int p = 0; p < kPanels; ++p) {
+      LoadPanel(b + p * panel_stride, weights + p * kVectors);
+      // Of a packed matrix the panels that come next: it streams through the caches.
+      if constexpr (kAhead) hwy::Prefetch(b + (p + kPanels) * panel_stride);
+    }
     for (int r = 0; r < kRows; ++r) {
       const V factor = hn::Set(d, a[r * lda + i]);
-      for (int j = 0; j < kVectors; ++j) {
+      for (int j = 0; j < kAcross; ++j) {
         sums[r][j] = hn::MulAdd(factor, weights[j], sums[r][j]);
       }
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int j = 0; j < kVectors; ++j) hn::StoreU(sums[r][j], d, c + r * ldc + j * kLanes);
+    for (int j = 0; j < kAcross; ++j) hn::StoreU(sums[r][j], d, c + r * ldc + j * kLanes);
   }
 }
 
-// Rows of a times one whole panel.
-template <typename Weight>
-HWY_INLINE void PanelRows(int64_t m, int64_t k, const float* a, int64_t lda, const Weight* b,
-                          int64_t ldb, float* c, int64_t ldc, bool accumulate) {
-  constexpr int kMost = kVectors == 2 ? 6 : 3;
-  int64_t i = 0;
-  for (; i + kMost <= m; i += kMost) {
-    Panel<kMost>(k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, accumulate);
+// `rows` rows, at most kRows, times kPanels panels.
+template <int kRows, int kPanels, bool kAhead, typename Weight>
+HWY_INLINE void BlockOf(int64_t rows, int64_t k, const float* a, int64_t lda, const Weight* b,
+                        int64_t ldb, int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return BlockOf<kRows - 1, kPanels, kAhead>(rows, k, a, lda, b, ldb, panel_stride, c, ldc,
+                                                 accumulate);
+    }
   }
-  for (; i < m; ++i) Panel<1>(k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, accumulate);
+  Block<kRows, kPanels, kAhead>(k, a, lda, b, ldb, panel_stride, c, ldc, accumulate);
+}
+
+// Rows of a times `panels` whole panels.
+template <bool kAhead, typename Weight>
+HWY_INLINE void Panels(int64_t m, int64_t panels, int64_t k, const float* a, int64_t lda,
+                       const Weight* b, int64_t ldb, int64_t panel_stride, float* c, int64_t ldc,
+                       bool accumulate) {
+  // Panels that one row takes at a time, and up to three rows.
+  constexpr int kWide = kVectors == 2 ? 4 : 2, kNarrow = kVectors == 2 ? 2 : 1;
+  int64_t p = 0;
+  for (; m == 1 && p + kWide <= panels; p += kWide) {
+    Block<1, kWide, kAhead>(k, a, lda, b + p * panel_stride, ldb, panel_stride, c + p * kPanel, ldc,
+                            accumulate);
+  }
+  for (; m <= 3 && p + kNarrow <= panels; p += kNarrow) {
+    BlockOf<3, kNarrow, kAhead>(m, k, a, lda, b + p * panel_stride, ldb, panel_stride,
+                                c + p * kPanel, ldc, accumulate);
+  }
+  for (; p < panels; ++p) {
+    for (int64_t i = 0; i < m; i += kMostRows) {
+      BlockOf<kMostRows, 1, kAhead>(std::min<int64_t>(kMostRows, m - i), k, a + i * lda, lda,
+                                    b + p * panel_stride, ldb, panel_stride,
+                                    c + p * kPanel + i * ldc, ldc, accumulate);
+    }
+  }
 }
 
 // Columns beyond the last whole panel: the same chains, `count` lanes at a time.
@@ -101,33 +144,44 @@ HWY_INLINE void Tail(int64_t m, int64_t n, int64_t k, const float* a, int64_t ld
 
 void Product(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
              int64_t ldb, float* c, int64_t ldc, bool accumulate) {
-  int64_t j = 0;
-  for (; j + kPanel <= n; j += kPanel) {
-    PanelRows(m, k, a, lda, b + j, ldb, c + j, ldc, accumulate);
-  }
-  Tail(m, n - j, k, a, lda, b + j, ldb, c + j, ldc, accumulate);
+  const int64_t whole = n / kPanel * kPanel;
+  Panels<false>(m, n / kPanel, k, a, lda, b, ldb, kPanel, c, ldc, accumulate);
+  Tail(m, n - whole, k, a, lda, b + whole, ldb, c + whole, ldc, accumulate);
 }
 
-// One panel of a packed matrix, `columns` of it wanted.
+// The last panel of a packed matrix, `columns` of it wanted.
 template <typename Weight>
-HWY_INLINE void Packed(int64_t rows, int64_t inputs, const float* x, const Weight* panel,
-                       int64_t columns, float* y, int64_t ldy) {
-  if (columns == kPanel) return PanelRows(rows, inputs, x, inputs, panel, kPanel, y, ldy, false);
-  HWY_ALIGN float whole[kPanel];
-  for (int64_t r = 0; r < rows; ++r) {
-    Panel<1>(inputs, x + r * inputs, inputs, panel, kPanel, whole, kPanel, false);
-    std::copy_n(whole, columns, y + r * ldy);
+HWY_INLINE void CutPanel(int64_t rows, int64_t inputs, const float* x, const Weight* panel,
+                         int64_t columns, float* y, int64_t ldy) {
+  HWY_ALIGN float whole[kMostRows * kPanel];
+  for (int64_t r = 0; r < rows; r += kMostRows) {
+    const int64_t count = std::min<int64_t>(kMostRows, rows - r);
+    Panels<false>(count, 1, inputs, x + r * inputs, inputs, panel, kPanel, 0, whole, kPanel, false);
+    for (int64_t i = 0; i < count; ++i) {
+      std::copy_n(whole + i * kPanel, columns, y + (r + i) * ldy);
+    }
   }
 }
 
-void PackedFloat(int64_t rows, int64_t inputs, const float* x, const float* panel, int64_t columns,
-                 float* y, int64_t ldy) {
-  Packed(rows, inputs, x, panel, columns, y, ldy);
+// Panels of a packed matrix, side by side; `columns` of them wanted.
+template <typename Weight>
+HWY_INLINE void Packed(int64_t rows, int64_t inputs, const float* x, const Weight* panels,
+                       int64_t columns, float* y, int64_t ldy) {
+  const int64_t size = inputs * kPanel, whole = columns / kPanel;
+  Panels<true>(rows, whole, inputs, x, inputs, panels, kPanel, size, y, ldy, false);
+  if (columns == whole * kPanel) return;
+  CutPanel(rows, inputs, x, panels + whole * size, columns - whole * kPanel, y + whole * kPanel,
+           ldy);
 }
 
-void PackedBFloat16(int64_t rows, int64_t inputs, const float* x, const BFloat16* panel,
+void PackedFloat(int64_t rows, int64_t inputs, const float* x, const float* panels, int64_t columns,
+                 float* y, int64_t ldy) {
+  Packed(rows, inputs, x, panels, columns, y, ldy);
+}
+
+void PackedBFloat16(int64_t rows, int64_t inputs, const float* x, const BFloat16* panels,
                     int64_t columns, float* y, int64_t ldy) {
-  Packed(rows, inputs, x, panel, columns, y, ldy);
+  Packed(rows, inputs, x, panels, columns, y, ldy);
 }
 
 }  // namespace attnd::cpu::HWY_NAMESPACE
@@ -147,12 +201,27 @@ void OrderedProduct(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda
 
 namespace {
 
+// Where a panel's column stands in a row of the panel. Of bfloat16, columns of the first and of the
+// second half alternate: a shift and a mask widen a vector of pairs.
+int64_t Place(int64_t column, const float*) { return column; }
+int64_t Place(int64_t column, const BFloat16*) {
+  return column % (kPanel / 2) * 2 + column / (kPanel / 2);
+}
+
 template <typename T>
 void FillPanels(const T* rows, int64_t n_rows, int64_t inputs, int64_t first, T* panels) {
   for (int64_t r = 0; r < n_rows; ++r) {
     const int64_t o = first + r;
-    T* column = panels + o / kPanel * inputs * kPanel + o % kPanel;
+    T* column = panels + o / kPanel * inputs * kPanel + Place(o % kPanel, rows);
     for (int64_t i = 0; i < inputs; ++i) column[i * kPanel] = rows[r * inputs + i];
+  }
+}
+
+template <typename T>
+void DrainPanels(const T* panels, int64_t n_rows, int64_t inputs, T* rows) {
+  for (int64_t o = 0; o < n_rows; ++o) {
+    const T* column = panels + o / kPanel * inputs * kPanel + Place(o % kPanel, rows);
+    for (int64_t i = 0; i < inputs; ++i) rows[o * inputs + i] = column[i * kPanel];
   }
 }
 
@@ -201,13 +270,10 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(absl::Span<const Tensor> weights
 absl::StatusOr<Tensor> PackedMatrix::Unpack() const {
   absl::StatusOr<Tensor> out = AllocateHost(panels_.dtype(), {outputs_, inputs_});
   if (!out.ok()) return out;
-  const size_t size = SizeOf(panels_.dtype());
-  for (int64_t o = 0; o < outputs_; ++o) {
-    for (int64_t i = 0; i < inputs_; ++i) {
-      const int64_t from = (o / kPanel * inputs_ + i) * kPanel + o % kPanel;
-      std::memcpy(out->data<char>() + static_cast<size_t>(o * inputs_ + i) * size,
-                  panels_.data<char>() + static_cast<size_t>(from) * size, size);
-    }
+  if (panels_.dtype() == DType::kBFloat16) {
+    DrainPanels(panels_.data<BFloat16>(), outputs_, inputs_, out->data<BFloat16>());
+  } else {
+    DrainPanels(panels_.data<float>(), outputs_, inputs_, out->data<float>());
   }
   return out;
 }
@@ -218,19 +284,19 @@ void PackedMatrix::Multiply(const float* x, int64_t rows, float* y, int64_t stri
   const int64_t size = inputs_ * kPanel;
   const double work = 2.0 * static_cast<double>(rows) * static_cast<double>(inputs_) *
                       static_cast<double>(outputs_);
-  // A task is a run of panels long enough to be worth handing over.
-  const int64_t run = std::max<int64_t>(1, panels / 16);
+  // A task is a run of panels long enough to be worth handing over; of one row, of several at a
+  // time.
+  const int64_t run = std::max<int64_t>(rows == 1 ? 4 : 1, panels / 16);
   ParallelFor((panels + run - 1) / run, work, [&](int64_t task) {
-    for (int64_t p = task * run; p < std::min(panels, (task + 1) * run); ++p) {
-      const int64_t columns = std::min(kPanel, outputs_ - p * kPanel);
-      float* out = y + p * kPanel;
-      if (panels_.dtype() == DType::kBFloat16) {
-        HWY_DYNAMIC_DISPATCH(PackedBFloat16)
-        (rows, inputs_, x, panels_.data<BFloat16>() + p * size, columns, out, stride);
-      } else {
-        HWY_DYNAMIC_DISPATCH(PackedFloat)
-        (rows, inputs_, x, panels_.data<float>() + p * size, columns, out, stride);
-      }
+    const int64_t first = task * run;
+    const int64_t columns = std::min(run * kPanel, outputs_ - first * kPanel);
+    float* out = y + first * kPanel;
+    if (panels_.dtype() == DType::kBFloat16) {
+      HWY_DYNAMIC_DISPATCH(PackedBFloat16)
+      (rows, inputs_, x, panels_.data<BFloat16>() + first * size, columns, out, stride);
+    } else {
+      HWY_DYNAMIC_DISPATCH(PackedFloat)
+      (rows, inputs_, x, panels_.data<float>() + first * size, columns, out, stride);
     }
   });
 }

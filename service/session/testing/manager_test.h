@@ -98,6 +98,7 @@ class ManagerTest : public ::testing::Test {
   ManagerTest() {
     std::printf("seed %u\n", seed_);
     limits_.anchor_every = 64;
+    limits_.least_stored_tokens = 1;
     Restart();
   }
 
@@ -178,6 +179,8 @@ class ManagerTest : public ::testing::Test {
     }
     EXPECT_EQ(manager_->usage().states, 0u);
   }
+
+  double Replayed() { return Counted("attnd_session_replayed_tokens_total", {}); }
 
   v1::DecodeRequest DecodeOf(const std::string& id, uint32_t count) {
     v1::DecodeRequest request;
