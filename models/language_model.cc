@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/primitives/cpu/parallel.h"
 #include "kernels/primitives/cpu/vector_math.h"
+#include "models/config_reader.h"
 #include "models/files.h"
 #include "models/layers/rows.h"
 
@@ -71,7 +72,8 @@ absl::Status LanguageModel::Read(Checkpoint& checkpoint) {
   if (!embedding.ok()) return embedding.status();
   embedding_ = *std::move(embedding);
   Tensor bounds;
-  if (checkpoint.has("model.lower_bounds")) {
+  ConfigReader reader(config_.json, "config.json");
+  if (config_.model_type == "hgrn2" && reader.Flag("use_lower_bound", true)) {
     absl::StatusOr<Tensor> taken = checkpoint.Take("model.lower_bounds", {config_.layers, hidden});
     if (!taken.ok()) return taken.status();
     bounds = *std::move(taken);

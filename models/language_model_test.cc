@@ -230,6 +230,17 @@ INSTANTIATE_TEST_SUITE_P(Classes, LanguageModelTest,
                                                Name(std::get<Device>(info.param)));
                          });
 
+TEST(LatentAttentionTest, KeepsLatentsAndOneRotatedKey) {
+  const auto model = LanguageModel::Load(fs::path(kData) / "mla").value();
+  const nlohmann::json& config = model->config().json;
+  const int64_t a_token =
+      config["kv_lora_rank"].get<int64_t>() + config["qk_rope_head_dim"].get<int64_t>();
+  for (const LayerLayout& layout : model->layouts()) {
+    EXPECT_EQ(layout.fixed, 0);
+    EXPECT_EQ(layout.page, kPagePositions * a_token);
+  }
+}
+
 // A folder of one's own, to spoil.
 class CheckpointTest : public ::testing::Test {
  protected:

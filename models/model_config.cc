@@ -106,8 +106,9 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text) {
   config.vocab_size = reader.Positive("vocab_size", 32000);
   config.norm_eps = reader.Real("norm_eps", mamba ? 1e-5 : 1e-6);
   config.tied = reader.Flag("tie_word_embeddings", false);
-  config.intermediate_size = reader.Positive(
-      "intermediate_size", DefaultIntermediate(config.hidden_size, reader.Real("hidden_ratio", 4)));
+  const double ratio = reader.Real("hidden_ratio", config.model_type == "retnet" ? 2 : 4);
+  config.intermediate_size =
+      reader.Positive("intermediate_size", DefaultIntermediate(config.hidden_size, ratio));
   if (reader.has("eos_token_id") && config.json["eos_token_id"].is_number_integer()) {
     config.eos_token = config.json["eos_token_id"].get<int64_t>();
   }

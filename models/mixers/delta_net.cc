@@ -8,7 +8,7 @@ MixerOr MakeDeltaNet(const MixerSource& source) {
   RecurrentBuilder builder(source);
   decode::RecurrentProgram& program = builder.program;
   ConfigReader config(source.config.json, "config.json");
-  ReadFlaSizes(config, source.config, {1.0, 1.0, 4}, program);
+  ReadFlaSizes(config, source.config, {1.0, 1.0, 16}, program);
   const int64_t heads = program.heads;
   if (program.key_heads != heads) config.Fail("num_kv_heads", "num_heads, or nothing");
   const std::string activation = config.Text("qk_activation", "silu");

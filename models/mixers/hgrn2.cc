@@ -37,18 +37,18 @@ MixerOr MakeHgrn2(const MixerSource& source) {
   decode::RecurrentProgram& program = builder.program;
   ConfigReader config(source.config.json, "config.json");
   const int64_t hidden = source.config.hidden_size;
-  // Head size of queries and gates; without it, as many heads as given.
-  const int64_t heads = config.has("expand_ratio") || !config.has("num_heads")
-                            ? hidden / config.Positive("expand_ratio", 128)
-                            : config.Positive("num_heads", 1);
+  // Head size of queries and gates; where it is null, as many heads as given.
+  const bool by_size = !source.config.json.contains("expand_ratio") || config.has("expand_ratio") ||
+                       !config.has("num_heads");
+  const int64_t heads =
+      by_size ? hidden / config.Positive("expand_ratio", 128) : config.Positive("num_heads", 1);
   const bool conv = config.Flag("use_short_conv", false);
   const int64_t taps = config.Positive("conv_size", 4);
   const bool affine = config.Flag("elementwise_affine", true);
   if (heads < 1 || hidden % heads != 0) config.Fail("expand_ratio", "a divisor of hidden_size");
   if (!config.status().ok()) return config.status();
   program.heads = program.query_heads = program.key_heads = program.value_heads = heads;
-  program.key_size =
-      config.has("expand_ratio") ? config.Positive("expand_ratio", 128) : hidden / heads;
+  program.key_size = by_size ? config.Positive("expand_ratio", 128) : hidden / heads;
   program.value_size = hidden / heads;
   builder.AddStreams("q_proj", "f_proj", "i_proj");
   if (conv) builder.AddConvolutions("q_conv1d", "f_conv1d", "i_conv1d", taps, false, false, false);

@@ -59,7 +59,8 @@ LatentSizes ReadSizes(const ModelConfig& model, ConfigReader& config) {
   sizes.rope_theta = config.Real("rope_theta", 10000);
   if (sizes.rope_theta <= 0) config.Fail("rope_theta", "a number above 0");
   if (sizes.rope % 2 != 0) config.Fail("qk_rope_head_dim", "an even number");
-  if (config.Positive("qk_head_dim", sizes.query()) != sizes.query()) {
+  const int64_t given = model.json.contains("qk_head_dim") ? sizes.query() : 192;
+  if (config.Positive("qk_head_dim", given) != sizes.query()) {
     config.Fail("qk_head_dim",
                 absl::StrCat("qk_nope_head_dim + qk_rope_head_dim, ", sizes.query()));
   }
