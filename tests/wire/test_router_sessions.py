@@ -210,14 +210,15 @@ def test_workers_with_one_store_take_the_sessions_of_a_dead_one(wire, tmp_path):
         cluster = Cluster(tmp_path, 2, store)
         try:
             names = made(cluster, 8)
-            expected = tokens(cluster.sessions.Decode(request(wire, "s0", 300)))
-            streams = [cluster.sessions.Decode(request(wire, name, 300, expected_position=60)) for name in names[1:]]
+            count = 2000  # More than goes out before anybody reads: streams are open when their worker dies.
+            expected = tokens(cluster.sessions.Decode(request(wire, "s0", count)))
+            streams = [cluster.sessions.Decode(request(wire, name, count, expected_position=60)) for name in names[1:]]
             got = [tokens([next(stream) for _ in range(20)]) for stream in streams]
             cluster.workers[0].stop(signal.SIGKILL)
             moved = 0
             for name, stream, own in zip(names[1:], streams, got):
                 limit = time.monotonic() + PATIENCE
-                while len(own) < 300:
+                while len(own) < count:
                     assert time.monotonic() < limit
                     try:
                         own += tokens(event for event in stream)
@@ -225,7 +226,7 @@ def test_workers_with_one_store_take_the_sessions_of_a_dead_one(wire, tmp_path):
                         assert error.code() == grpc.StatusCode.UNAVAILABLE, error
                         moved += 1
                         stream = cluster.sessions.Decode(
-                            request(wire, name, 300, expected_position=60, from_position=60 + len(own))
+                            request(wire, name, count, expected_position=60, from_position=60 + len(own))
                         )
                 assert own == expected, name
             assert moved > 0
