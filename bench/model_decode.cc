@@ -5,6 +5,7 @@
 //   model_decode models/weights/attnd-text-small --device cuda --sessions 1 64 512
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <exception>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -140,11 +141,8 @@ absl::Status Run(const Load& load) {
   return absl::OkStatus();
 }
 
-}  // namespace
-}  // namespace attnd::bench
-
-int main(int argc, char** argv) {
-  attnd::bench::Load load;
+int Main(int argc, char** argv) {
+  Load load;
   CLI::App app("Steps of a language model");
   app.add_option("model", load.folder, "Folder of a model")->required();
   app.add_option("--device", load.device)->check(CLI::IsMember({"cpu", "cuda"}));
@@ -152,9 +150,19 @@ int main(int argc, char** argv) {
   app.add_option("--prompt", load.prompt)->check(CLI::Range(1, 1 << 20));
   app.add_option("--tokens", load.tokens)->check(CLI::Range(1, 1 << 20));
   CLI11_PARSE(app, argc, argv);
-  if (const absl::Status status = attnd::bench::Run(load); !status.ok()) {
-    std::cerr << "model_decode: " << status << "\n";
+  const absl::Status status = Run(load);
+  if (!status.ok()) std::cerr << "model_decode: " << status << "\n";
+  return status.ok() ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace attnd::bench
+
+int main(int argc, char** argv) {
+  try {
+    return attnd::bench::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "model_decode: " << error.what() << "\n";
     return 1;
   }
-  return 0;
 }

@@ -76,7 +76,7 @@ absl::StatusOr<std::vector<std::unique_ptr<WorkerLink>>> MakeWorkers(
                            .gpu_memory_limit_bytes = config.memory_limit.value_or(0)},
                           registry);
   if (!local.ok()) return local.status();
-  if (config.mode == Mode::kServe && !config.models.empty()) {
+  if (!config.models.empty()) {
     absl::StatusOr<std::shared_ptr<Backend>> device =
         (*local)->OpenDevice(registry, config.memory_limit.value_or(0));
     if (!device.ok()) return device.status();

@@ -14,6 +14,7 @@
 #include "nlohmann/json.hpp"
 #include "service/rpc/infer_codec.h"
 #include "service/rpc/infer_parameters.h"
+#include "service/rpc/model_description.h"
 #include "service/rpc/wire_tensor.h"
 #include "service/session/requests.h"
 
@@ -398,10 +399,7 @@ MessageBuilder EncodeLanguage(const LanguageCall& call, const SequenceStepAnswer
 }
 
 inference::ModelMetadataResponse LanguageMetadata(const std::string& name, const v1::Model& model) {
-  inference::ModelMetadataResponse wire;
-  wire.set_name(name);
-  wire.add_versions(std::string(kModelVersion));
-  wire.set_platform(std::string(kPlatform));
+  inference::ModelMetadataResponse wire = BeginMetadata(name);
   const auto fill = [](const PortText& port, auto* out) {
     out->set_name(port.name);
     out->set_datatype(port.datatype);
@@ -414,12 +412,7 @@ inference::ModelMetadataResponse LanguageMetadata(const std::string& name, const
 
 inference::ModelConfig LanguageConfig(const std::string& name, const v1::Model& model,
                                       absl::Duration sequence_idle) {
-  inference::ModelConfig wire;
-  wire.set_name(name);
-  wire.set_platform(std::string(kPlatform));
-  wire.set_backend(std::string(kPlatform));
-  wire.mutable_version_policy()->mutable_latest()->set_num_versions(1);
-  wire.mutable_model_transaction_policy()->set_decoupled(false);
+  inference::ModelConfig wire = BeginConfig(name);
   const auto fill = [](const PortText& port, auto* out) {
     out->set_name(port.name);
     out->set_data_type(port.config_type);
@@ -437,10 +430,7 @@ inference::ModelConfig LanguageConfig(const std::string& name, const v1::Model& 
   tell("model_type", model.model_type());
   tell("weights_hash", model.weights_hash());
   tell("vocab_size", absl::StrCat(model.vocab_size()));
-  inference::ModelSequenceBatching& sequences = *wire.mutable_sequence_batching();
-  sequences.mutable_direct();
-  sequences.set_max_sequence_idle_microseconds(
-      static_cast<uint64_t>(absl::ToInt64Microseconds(sequence_idle)));
+  AddSequences(sequence_idle, wire);
   return wire;
 }
 

@@ -68,11 +68,35 @@ void FillDuration(uint64_t count, uint64_t ns, inference::StatisticDuration* wir
 
 }  // namespace
 
-inference::ModelMetadataResponse DescribeMetadata(const OpSpec& spec, const std::string& name) {
+inference::ModelMetadataResponse BeginMetadata(const std::string& name) {
   inference::ModelMetadataResponse wire;
   wire.set_name(name);
   wire.add_versions(std::string(kModelVersion));
   wire.set_platform(std::string(kPlatform));
+  return wire;
+}
+
+inference::ModelConfig BeginConfig(const std::string& name) {
+  inference::ModelConfig wire;
+  wire.set_name(name);
+  wire.set_platform(std::string(kPlatform));
+  wire.set_backend(std::string(kPlatform));
+  wire.mutable_version_policy()->mutable_latest()->set_num_versions(1);
+  wire.mutable_model_transaction_policy()->set_decoupled(false);
+  return wire;
+}
+
+inference::ModelSequenceBatching& AddSequences(absl::Duration idle,
+                                               inference::ModelConfig& config) {
+  inference::ModelSequenceBatching& sequences = *config.mutable_sequence_batching();
+  sequences.mutable_direct();
+  sequences.set_max_sequence_idle_microseconds(
+      static_cast<uint64_t>(absl::ToInt64Microseconds(idle)));
+  return sequences;
+}
+
+inference::ModelMetadataResponse DescribeMetadata(const OpSpec& spec, const std::string& name) {
+  inference::ModelMetadataResponse wire = BeginMetadata(name);
   for (const Port& port : spec.inputs()) FillMetadata(spec, port, wire.add_inputs());
   for (const Port& port : spec.outputs()) FillMetadata(spec, port, wire.add_outputs());
   return wire;
@@ -80,12 +104,7 @@ inference::ModelMetadataResponse DescribeMetadata(const OpSpec& spec, const std:
 
 inference::ModelConfig DescribeConfig(const OpSpec& spec, const std::string& name,
                                       absl::Duration sequence_idle) {
-  inference::ModelConfig wire;
-  wire.set_name(name);
-  wire.set_platform(std::string(kPlatform));
-  wire.set_backend(std::string(kPlatform));
-  wire.mutable_version_policy()->mutable_latest()->set_num_versions(1);
-  wire.mutable_model_transaction_policy()->set_decoupled(false);
+  inference::ModelConfig wire = BeginConfig(name);
   for (const Port& port : spec.inputs()) {
     inference::ModelInput& input = *wire.add_input();
     FillConfig(spec, port, &input);
@@ -97,10 +116,7 @@ inference::ModelConfig DescribeConfig(const OpSpec& spec, const std::string& nam
         attribute.text);
   }
   if (!spec.has_state()) return wire;
-  inference::ModelSequenceBatching& sequences = *wire.mutable_sequence_batching();
-  sequences.mutable_direct();
-  sequences.set_max_sequence_idle_microseconds(
-      static_cast<uint64_t>(absl::ToInt64Microseconds(sequence_idle)));
+  inference::ModelSequenceBatching& sequences = AddSequences(sequence_idle, wire);
   for (const Port& port : spec.inputs()) {
     if (FinalStateName(port.name).empty()) continue;
     inference::ModelSequenceBatching::State& state = *sequences.add_state();

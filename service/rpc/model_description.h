@@ -11,6 +11,12 @@
 
 namespace attnd {
 
+// What the metadata and the configs of all models begin with. `name` as the client gave it.
+inference::ModelMetadataResponse BeginMetadata(const std::string& name);
+inference::ModelConfig BeginConfig(const std::string& name);
+// Says that the model takes sequences, which end by themselves after `idle`.
+inference::ModelSequenceBatching& AddSequences(absl::Duration idle, inference::ModelConfig& config);
+
 // `name` as the client gave it. Every size is -1, and `float` ports are FP32: schemas say more than
 // this protocol can, and attnd.v1.Operators.Describe tells it all.
 inference::ModelMetadataResponse DescribeMetadata(const OpSpec& spec, const std::string& name);

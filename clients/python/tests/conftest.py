@@ -8,6 +8,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 
 import attnd  # noqa: E402
 from tests import server  # noqa: E402
+from tests.wire.session_server import Server  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,12 @@ def address():
 def client(address):
     with attnd.Client(address, timeout=60) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def keeper(tmp_path_factory):
+    """A server of a module's own whose sessions outlive it."""
+    one = Server(tmp_path_factory.mktemp("server"))
+    yield one
+    one.stop()
+    assert one.process.returncode == 0

@@ -6,20 +6,11 @@ import numpy as np
 import pytest
 
 import attnd
-from tests.wire.session_server import Server
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    one = Server(tmp_path_factory.mktemp("server"))
-    yield one
-    one.stop()
-    assert one.process.returncode == 0
 
 
 @pytest.fixture
-def client(kept):
-    with attnd.Client(kept.address, timeout=60) as client:
+def client(keeper):
+    with attnd.Client(keeper.address, timeout=60) as client:
         yield client
 
 
@@ -30,7 +21,7 @@ def inputs_of(seed, length):
     return {**arrays, "g": -np.abs(draw.standard_normal(shape, dtype=np.float32)) / 10}
 
 
-def test_a_state_goes_on(kept, client, tmp_path):
+def test_a_state_goes_on(keeper, client, tmp_path):
     first, second, third = (inputs_of(seed, length) for seed, length in ((1, 5), (2, 1), (3, 4)))
     one = client.gla(**first, scale=0.5)
     two = client.gla(**second, scale=0.5, initial_state=one.final_state)
@@ -51,8 +42,8 @@ def test_a_state_goes_on(kept, client, tmp_path):
     fork = session.fork()
     path = tmp_path / "state.safetensors"
     session.save(path)
-    kept.stop()
-    kept.start()
+    keeper.stop()
+    keeper.start()
     again = attnd.OperatorSession.open(client, session.name)
     assert again.position == 6
     state = again.append(third, outputs=["final_state", "o"])
@@ -83,9 +74,9 @@ def test_kinds_of_sessions_are_told_apart(client):
         operator.rewind(3)
 
 
-def test_the_asynchronous_client_does_the_same(kept):
+def test_the_asynchronous_client_does_the_same(keeper):
     async def work():
-        async with attnd.AsyncClient(kept.address, timeout=60) as client:
+        async with attnd.AsyncClient(keeper.address, timeout=60) as client:
             session = await attnd.AsyncOperatorSession.create(client, "gla")
             first = await session.append(inputs_of(1, 3))
             fork = await session.fork(position=0)

@@ -8,22 +8,13 @@ import pytest
 from safetensors.numpy import load_file
 
 import attnd
-from tests.wire.session_server import Server
 
 HOT = attnd.Sampling(temperature=1, logprobs=True)
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    one = Server(tmp_path_factory.mktemp("server"))
-    yield one
-    one.stop()
-    assert one.process.returncode == 0
-
-
 @pytest.fixture
-def client(models):
-    with attnd.Client(models.address, timeout=60) as client:
+def client(keeper):
+    with attnd.Client(keeper.address, timeout=60) as client:
         yield client
 
 
@@ -128,17 +119,17 @@ def test_files(client, tmp_path):
         attnd.Session.load(client, path)
 
 
-def test_a_killed_server_is_not_noticed(models, client):
+def test_a_killed_server_is_not_noticed(keeper, client):
     prompt = prompt_of(50)
     expected = sampled(begun(client, prompt), 2000)
     session = begun(client, prompt)
     got = []
     for at in (1, 2, 3):
-        killer = models.kill_and_start(random.uniform(0, 0.1))
+        killer = keeper.kill_and_start(random.uniform(0, 0.1))
         got += sampled(session, 500 if at < 3 else 1000)
         killer.join()
     assert got == expected
-    killer = models.kill_and_start(0)
+    killer = keeper.kill_and_start(0)
     time.sleep(0.01)
     session.append([1, 2, 3])
     killer.join()
@@ -150,7 +141,7 @@ def test_patience_ends():
         attnd.Session.create(client, "gla", patience=0.5)
 
 
-def test_asyncio(models, client, tmp_path):
+def test_asyncio(keeper, client, tmp_path):
     prompt = prompt_of(30)
     expected = sampled(begun(client, prompt), 600)
 
@@ -163,8 +154,8 @@ def test_asyncio(models, client, tmp_path):
         return session, ids
 
     async def body():
-        async with attnd.AsyncClient(models.address, timeout=60) as asynchronous:
-            killer = models.kill_and_start(0.05)
+        async with attnd.AsyncClient(keeper.address, timeout=60) as asynchronous:
+            killer = keeper.kill_and_start(0.05)
             answers = await asyncio.gather(*(one(asynchronous) for _ in range(4)))
             await asyncio.to_thread(killer.join)
             assert [ids for _, ids in answers] == [expected] * 4

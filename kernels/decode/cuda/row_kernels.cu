@@ -2,6 +2,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kernels/cores/feature_maps.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/decode/cuda/step_kernels.h"
@@ -21,8 +22,7 @@ __device__ float WarpSum(float x) {
   return x;
 }
 
-__device__ float Sigmoid(float x) { return 1 / (1 + expf(-x)); }
-__device__ float Silu(float x) { return x / (1 + expf(-x)); }
+__device__ float Silu(float x) { return cuda::ApplyToElement(FeatureMap::kSilu, x); }
 __device__ float Softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
 
 __global__ void EmbedKernel(const StepRow* rows, cuda::Elements embedding, int hidden, float* x,
@@ -52,27 +52,6 @@ __global__ void GatedProductKernel(const float* both, int64_t both_stride, int s
   const float* row = both + blockIdx.x * both_stride;
   const int i = blockIdx.y * blockDim.x + threadIdx.x;
   if (i < size) inner[blockIdx.x * inner_stride + i] = Silu(row[i]) * row[size + i];
-}
-
-__device__ float Map(FeatureMap map, float x) {
-  switch (map) {
-    case FeatureMap::kElu1:
-      return x > 0 ? x + 1 : expf(x);
-    case FeatureMap::kRelu:
-      return fmaxf(x, 0.0f);
-    case FeatureMap::kRelu2:
-      return fmaxf(x, 0.0f) * fmaxf(x, 0.0f);
-    case FeatureMap::kReluEps:
-      return fmaxf(x, 0.0f) + 1e-6f;
-    case FeatureMap::kSilu:
-      return Silu(x);
-    case FeatureMap::kExp:
-      return expf(x);
-    case FeatureMap::kSigmoid:
-      return Sigmoid(x);
-    default:
-      return x;
-  }
 }
 
 // A norm of every part: a warp for each, sums by lane, then over lanes.
@@ -179,7 +158,7 @@ __device__ void RunOp(const DeviceRowOp& op, int position, float* row) {
   for (int i = threadIdx.x; i < op.size; i += kRowThreads) {
     switch (op.kind) {
       case RowOpKind::kMap:
-        x[i] = Map(op.map, x[i]);
+        x[i] = cuda::ApplyToElement(op.map, x[i]);
         break;
       case RowOpKind::kScale:
         x[i] *= static_cast<float>(op.a);
@@ -197,7 +176,7 @@ __device__ void RunOp(const DeviceRowOp& op, int position, float* row) {
         x[i] = -op.w[i / part] * Softplus(x[i] + op.v[i]);
         break;
       case RowOpKind::kBoundedGate:
-        x[i] = Sigmoid(op.w[i / part] * (x[i] + op.v[i])) * static_cast<float>(op.a);
+        x[i] = cuda::Sigmoid(op.w[i / part] * (x[i] + op.v[i])) * static_cast<float>(op.a);
         break;
       case RowOpKind::kStepGate: {
         const float step = fminf(fmaxf(Softplus(x[i] + op.v[i]), static_cast<float>(op.a)),
@@ -207,7 +186,7 @@ __device__ void RunOp(const DeviceRowOp& op, int position, float* row) {
         break;
       }
       case RowOpKind::kForgetGate: {
-        const float key = Sigmoid(-x[i]) * (op.v != nullptr ? 1 - op.v[i] : 1.0f);
+        const float key = cuda::Sigmoid(-x[i]) * (op.v != nullptr ? 1 - op.v[i] : 1.0f);
         x[i] = key;
         to[i] = log1pf(-key);
         break;
@@ -280,7 +259,8 @@ __global__ void __launch_bounds__(kRowThreads) FinishKernel(FinishParams p) {
   const int width = p.heads * p.value_size, lane = threadIdx.x % kWarp;
   const auto gated = [&](int i, float value) {
     if (p.gate_kind == RecurrentProgram::Gate::kSilu) return value * Silu(row[p.gate + i]);
-    if (p.gate_kind == RecurrentProgram::Gate::kSigmoid) return value * Sigmoid(row[p.gate + i]);
+    if (p.gate_kind == RecurrentProgram::Gate::kSigmoid)
+      return value * cuda::Sigmoid(row[p.gate + i]);
     return value;
   };
   for (int g = threadIdx.x / kWarp; g * p.group < width; g += kRowWarps) {
