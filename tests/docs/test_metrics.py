@@ -126,11 +126,11 @@ def test_router_and_worker():
             call_everything(address)
             check(
                 exported(router["metrics"]),
-                {"only with a GPU", "not in a router", "only in attnd serve", "only once one failed"},
+                {"only with a GPU", "not in a router", "only once one failed"},
             )
             page = exported(worker["metrics"])
         table = {family: (kind, labels) for family, (kind, labels, _) in documented().items()}
         # Reports, refusals and fallbacks are counted where the calls come in.
         assert page.items() <= table.items()
-        assert {"attnd_op_evaluations_total", "attnd_cpu_memory_bytes", "process_threads"} <= page.keys()
+        assert {"attnd_op_evaluations_total", "attnd_cpu_memory_bytes", "attnd_sessions", "process_threads"} <= page.keys()
         assert "attnd_sequences" not in page

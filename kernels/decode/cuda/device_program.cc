@@ -265,7 +265,7 @@ absl::StatusOr<DeviceProgram> UploadProgram(cuda::CudaBackend& backend,
                   "projections of a token", block.rows.row_size,
                   absl::StrCat("at most ", row_bytes / sizeof(float), " values"));
     device.row_size = std::max<int64_t>(device.row_size, block.rows.row_size);
-    device.blocks.push_back(std::move(block));
+    device.blocks.push_back(block);
   }
   if (!upload.status().ok()) return upload.status();
   // Host copies are gone when this returns.
