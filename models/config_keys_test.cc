@@ -99,6 +99,9 @@ TEST_P(ConfigKeysTest, AreHonouredOrRefusedByName) {
       EXPECT_THAT(outcome, HasSubstr(key + ": given " + entry[2].dump()));
     } else if (effect == "function") {
       EXPECT_NE(outcome, Outcome(base)) << key;
+      if (!entry[1].is_boolean()) continue;
+      other[key] = "yes";
+      EXPECT_THAT(Outcome(other), HasSubstr(key + ": given \"yes\", expected true or false"));
     } else {
       EXPECT_EQ(effect, "nothing") << key;
       EXPECT_EQ(outcome, Outcome(base)) << key;

@@ -73,7 +73,9 @@ absl::Status LanguageModel::Read(Checkpoint& checkpoint) {
   embedding_ = *std::move(embedding);
   Tensor bounds;
   ConfigReader reader(config_.json, "config.json");
-  if (config_.model_type == "hgrn2" && reader.Flag("use_lower_bound", true)) {
+  const bool bounded = config_.model_type == "hgrn2" && reader.Flag("use_lower_bound", true);
+  if (!reader.status().ok()) return reader.status();
+  if (bounded) {
     absl::StatusOr<Tensor> taken = checkpoint.Take("model.lower_bounds", {config_.layers, hidden});
     if (!taken.ok()) return taken.status();
     bounds = *std::move(taken);
