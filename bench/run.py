@@ -220,6 +220,14 @@ def sessions(programs: pathlib.Path, seconds: float, torch: str = sys.executable
     costs = {place["position"]: place["token_us"] for place in places}
     lines.append(f"{model}, a token at " + ", ".join(f"{at}: {us:.2f} us" for at, us in costs.items()))
     figures.append(figure("a token at 102400 tokens, of one at 1024", costs[102400] / costs[1024], " times", most=1.1))
+    with tempfile.TemporaryDirectory() as folder:
+        with attnd(programs, "serve", "--device=cpu", f"--models={WEIGHTS}", f"--state-dir={folder}/state") as target:
+            for name in (model, "attnd-text-small"):
+                for move in session_bench(programs, "moves", f"--target={target}", f"--model={name}"):
+                    lines.append(
+                        f"{name} at {move['position']}: a fork {move['fork_ms']:.2f} ms; a fork taken back and its next token"
+                        f" p50 {move['rewind_ms']:.1f} ms, at most {move['rewind_most_ms']:.1f} ms"
+                    )
     return [*lines, "", *figures]
 
 

@@ -5,6 +5,8 @@
 //     the cost of a token at 1,000, 10,000 and 100,000 tokens
 //   session_bench serve --target A --model name [--sessions 32] [--prompt 64] [--tokens 256]
 //     the same as decode, over gRPC
+//   session_bench moves --target A --model name
+//     what a fork and a rewind cost at these positions
 //   session_bench fill --target A --model name [--count 100000]
 //   session_bench resume --target A [--count 100000] [--resumed 1000] [--tokens 4]
 //     idle sessions, and how long some of them, drawn at random, take to go on
@@ -40,10 +42,12 @@ int Main(int argc, char** argv) {
   CLI::App* positions = sized(app.add_subcommand("positions"));
   for (CLI::App* command : {decode, positions}) command->add_option("--threads", threads);
   CLI::App* serve = sized(app.add_subcommand("serve"));
+  CLI::App* moves = app.add_subcommand("moves");
+  moves->add_option("--model", load.model)->required();
   CLI::App* fill = app.add_subcommand("fill");
   fill->add_option("--model", idle.model)->required();
   CLI::App* resume = app.add_subcommand("resume");
-  for (CLI::App* command : {serve, fill, resume}) {
+  for (CLI::App* command : {serve, moves, fill, resume}) {
     command->add_option("--target", target)->required();
   }
   for (CLI::App* command : {fill, resume}) {
@@ -59,6 +63,7 @@ int Main(int argc, char** argv) {
   if (decode->parsed()) report = Decodes(load);
   if (positions->parsed()) report = Positions(load);
   if (serve->parsed()) report = ServedDecodes(target, load);
+  if (moves->parsed()) report = Moves(target, load);
   if (fill->parsed()) report = Fill(target, idle);
   if (resume->parsed()) report = Resume(target, idle);
   std::cout << report.dump() << "\n";

@@ -132,6 +132,59 @@ json Positions(const DecodeLoad& load) {
   return report;
 }
 
+json Moves(const std::string& target, const DecodeLoad& load) {
+  const client::Sessions sessions(OrThrow(client::Client::Connect(target)));
+  const std::string id = absl::StrCat("moves", absl::ToUnixNanos(absl::Now()));
+  v1::CreateSessionRequest create;
+  create.set_session(id);
+  create.set_model(load.model);
+  OrThrow(sessions.Create(create).status());
+  const auto milliseconds = [](absl::Time begin) {
+    return absl::ToDoubleMilliseconds(absl::Now() - begin);
+  };
+  const auto median = [](std::vector<double> values) {
+    std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2),
+                     values.end());
+    return values[values.size() / 2];
+  };
+  json report;
+  uint64_t position = 0;
+  for (const uint64_t at : {1024, 10240, 102400}) {
+    v1::AppendRequest append;
+    append.set_session(id);
+    for (; position < at; ++position) append.add_tokens(static_cast<uint32_t>(position % 61 + 1));
+    OrThrow(sessions.Append(append).status());
+    constexpr int kRepeats = 15;
+    std::vector<double> forks, rewinds;
+    for (int i = 0; i < kRepeats; ++i) {
+      v1::ForkRequest fork;
+      fork.set_session(id);
+      fork.set_new_session(absl::StrCat(id, "-", at, "-", i));
+      absl::Time begin = absl::Now();
+      OrThrow(sessions.Fork(fork).status());
+      forks.push_back(milliseconds(begin));
+      v1::RewindRequest rewind;
+      rewind.set_session(fork.new_session());
+      rewind.set_position(at - at * static_cast<uint64_t>(i + 1) / (kRepeats + 1));
+      v1::DecodeRequest decode;
+      decode.set_session(fork.new_session());
+      decode.set_max_new_tokens(1);
+      begin = absl::Now();
+      OrThrow(sessions.Rewind(rewind).status());
+      OrThrow(sessions.Decode(decode, [](const v1::DecodeEvent&) { return true; }));
+      rewinds.push_back(milliseconds(begin));
+      OrThrow(sessions.Delete(fork.new_session()));
+    }
+    const double most = *std::max_element(rewinds.begin(), rewinds.end());
+    report.push_back({{"position", at},
+                      {"fork_ms", median(std::move(forks))},
+                      {"rewind_ms", median(std::move(rewinds))},
+                      {"rewind_most_ms", most}});
+  }
+  OrThrow(sessions.Delete(id));
+  return report;
+}
+
 json ServedDecodes(const std::string& target, const DecodeLoad& load) {
   const client::Sessions sessions(OrThrow(client::Client::Connect(target)));
   std::vector<std::thread> threads;

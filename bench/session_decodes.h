@@ -26,6 +26,10 @@ nlohmann::json Positions(const DecodeLoad& load);
 // Through Sessions.Decode of a server.
 nlohmann::json ServedDecodes(const std::string& target, const DecodeLoad& load);
 
+// What a fork costs at three positions, and a token after a fork was taken back by some thousand;
+// of the load only the model is read.
+nlohmann::json Moves(const std::string& target, const DecodeLoad& load);
+
 }  // namespace attnd::bench
 
 #endif  // ATTND_BENCH_SESSION_DECODES_H_

@@ -5,6 +5,7 @@
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <exception>
@@ -89,11 +90,14 @@ void ParallelFor(int64_t n, double work, absl::FunctionRef<void(int64_t)> body) 
     if (thrown != nullptr) std::rethrow_exception(thrown);
   }
 #else
+  // Tasks of several indices, where there are many: each costs some hundred nanoseconds.
+  constexpr int64_t kTasksOfAThread = 16;
+  const size_t grain = static_cast<size_t>(std::max<int64_t>(1, n / (kTasksOfAThread * Threads())));
   // Isolation: a thread that waits here must not pick up another call's work, whose scratch would
   // then nest inside ours.
   tbb::this_task_arena::isolate([&] {
     tbb::parallel_for(
-        tbb::blocked_range<int64_t>(0, n, 1),
+        tbb::blocked_range<int64_t>(0, n, grain),
         [&](const tbb::blocked_range<int64_t>& range) {
           const InterruptScope scope(interrupt);
           for (int64_t i = range.begin(); i < range.end(); ++i) {
