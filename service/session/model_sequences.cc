@@ -70,7 +70,7 @@ class ModelSequences::Step : public std::enable_shared_from_this<Step> {
     request.set_seed(call_.seed);
     request.set_durability(call_.durability);
     request.set_idle_seconds(sequences_.idle_seconds_);
-    manager().Create(request, [self = shared_from_this()](absl::StatusOr<v1::Session> made) {
+    manager().Create(request, [self = shared_from_this()](const absl::StatusOr<v1::Session>& made) {
       if (!made.ok()) return self->Answer(made.status());
       self->Feed();
     });
@@ -133,15 +133,15 @@ class ModelSequences::Step : public std::enable_shared_from_this<Step> {
     manager().Decode(request, std::make_shared<Sink>(shared_from_this()));
   }
 
-  void Decoded(absl::Status status) {
-    if (!status.ok()) return Fail(std::move(status));
+  void Decoded(const absl::Status& status) {
+    if (!status.ok()) return Fail(status);
     answer_.position += answer_.tokens.size();
     if (!call_.end) return Answer(absl::OkStatus());
     Remove([self = shared_from_this()](absl::Status removed) { self->Answer(std::move(removed)); });
   }
 
   // After something may have changed: leaves the session as it was before.
-  void Fail(absl::Status status) {
+  void Fail(const absl::Status& status) {
     auto answer = [self = shared_from_this(), status] { self->Answer(status); };
     if (call_.start) return Remove([answer](const absl::Status&) { answer(); });
     // A position that was not the expected one has changed nothing.

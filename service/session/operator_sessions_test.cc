@@ -208,6 +208,7 @@ TEST_F(OperatorSessionsTest, RepeatedAppendsHappenOnce) {
 
 TEST_F(OperatorSessionsTest, StatesGoToTheStoreAndComeBack) {
   std::vector<NamedTensors> appends;
+  appends.reserve(12);
   for (int i = 0; i < 12; ++i) appends.push_back(Inputs(1 + static_cast<int64_t>(random_() % 4)));
   const std::vector<Outputs> expected = ByHand("gla", appends);
   limits_.max_state_bytes = 1;
@@ -230,6 +231,7 @@ TEST_F(OperatorSessionsTest, DamagedStatesAreReplacedByReplaying) {
   for (const size_t damaged : {1, 2, 4}) {
     const std::string id = absl::StrCat("s", damaged);
     std::vector<NamedTensors> appends;
+    appends.reserve(5);
     for (int i = 0; i < 5; ++i) appends.push_back(Inputs(2));
     const std::vector<Outputs> expected = ByHand("gla", appends);
     ASSERT_TRUE(Make(id).ok());
@@ -242,7 +244,7 @@ TEST_F(OperatorSessionsTest, DamagedStatesAreReplacedByReplaying) {
     ASSERT_EQ(states.size(), 4u);
     const uint64_t epoch = store_.Acquire(id).value();
     for (size_t i = 0; i < damaged; ++i) {
-      const SessionStore::StateInfo info = states[states.size() - 1 - i];
+      const SessionStore::StateInfo& info = states[states.size() - 1 - i];
       SessionStore::StateInfo found;
       const std::string whole = store_.GetState(id, info.position, &found).value();
       // Behind the hash of what was read, so that it is taken for the session's.
@@ -349,6 +351,7 @@ TEST_F(OperatorSessionsTest, AFileGoesOn) {
 
 TEST_F(OperatorSessionsTest, WithoutAStoreTheLastStatesAreKept) {
   std::vector<NamedTensors> appends;
+  appends.reserve(9);
   for (int i = 0; i < 9; ++i) appends.push_back(Inputs(1));
   const std::vector<Outputs> expected = ByHand("gla", appends);
   ASSERT_TRUE(Make("s", "gla", v1::NONE).ok());

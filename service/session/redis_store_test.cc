@@ -49,7 +49,7 @@ class RedisStoreTest : public ::testing::Test {
   }
 
   // Whatever the server is asked, past the store.
-  RedisConnection::Reply Ask(std::vector<absl::string_view> words) {
+  RedisConnection::Reply Ask(const std::vector<absl::string_view>& words) {
     RedisConnection raw(server_->address());
     auto replies = raw.Run({&words, 1});
     EXPECT_TRUE(replies.ok()) << replies.status();

@@ -69,6 +69,7 @@ class RedisServer {
                                       folder_ + "/log"};
     words.insert(words.end(), settings_.begin(), settings_.end());
     std::vector<char*> arguments;
+    arguments.reserve(words.size() + 1);
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
     if (posix_spawnp(&pid_, "redis-server", nullptr, nullptr, arguments.data(), environ) != 0) {
