@@ -78,7 +78,7 @@ absl::Status Binder::BindSizes() {
       if (turn != round) continue;
       if (absl::Status s = BindPort(port, *tensor); !s.ok()) return s;
     }
-    if (round == 1 && !form_.dims.contains("M") && form_.dims.contains("B")) {
+    if (round >= 1 && !form_.dims.contains("M") && form_.dims.contains("B")) {
       form_.dims.Set("M", *form_.dims.Find("B"));
       bound_by_.Set("M", "the batch");
     }

@@ -32,12 +32,11 @@ Tensor OutputOfSequence(const Port& port, const Tensor& whole, const Sequence& s
   return whole.Slice(0, port.AxisOf("M") == 0 ? sequence.state : sequence.row, 1);
 }
 
-}  // namespace
-
-absl::Status RunComposed(const Operator& op, Backend& backend, const BoundCall& call,
-                         const NamedTensors& outputs) {
+absl::Status RunDefinition(const Operator& op, Backend& backend, const BoundCall& call,
+                           const NamedTensors& outputs, bool with_kernels) {
+  const Composer::Parts others = {op.registry, with_kernels};
   if (!call.packed() || !op.spec.text().packed_by_sequence) {
-    Composer composer(backend, call, outputs);
+    Composer composer(backend, call, outputs, others);
     return op.definition(composer);
   }
   for (const Sequence& sequence : call.sequences()) {
@@ -47,10 +46,22 @@ absl::Status RunComposed(const Operator& op, Backend& backend, const BoundCall& 
       parts.Set(spec.name, OutputOfSequence(*op.spec.FindOutput(spec.name),
                                             *outputs.Find(spec.name), sequence));
     }
-    Composer composer(backend, one, parts);
+    Composer composer(backend, one, parts, others);
     if (absl::Status s = op.definition(composer); !s.ok()) return s;
   }
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status RunComposed(const Operator& op, Backend& backend, const BoundCall& call,
+                         const NamedTensors& outputs) {
+  return RunDefinition(op, backend, call, outputs, false);
+}
+
+absl::Status RunOfParts(const Operator& op, Backend& backend, const BoundCall& call,
+                        const NamedTensors& outputs) {
+  return RunDefinition(op, backend, call, outputs, true);
 }
 
 absl::StatusOr<BoundCall> BindAndCheck(const Operator& op, const CallRequest& request) {

@@ -41,6 +41,9 @@ absl::StatusOr<Evaluation> EvaluateReference(const Operator& op, Backend& cpu,
 // one sequence at a time unless the schema says that the operator handles them.
 absl::Status RunComposed(const Operator& op, Backend& backend, const BoundCall& call,
                          const NamedTensors& outputs);
+// The same, but that the operators which the definition calls run their kernels.
+absl::Status RunOfParts(const Operator& op, Backend& backend, const BoundCall& call,
+                        const NamedTensors& outputs);
 
 }  // namespace attnd
 

@@ -332,6 +332,51 @@ bool RandomSource::Wants(absl::string_view input) {
   return wanted;
 }
 
+size_t RandomSource::OneOf(std::initializer_list<std::initializer_list<absl::string_view>> groups) {
+  const auto named = [](absl::Span<const absl::string_view> group,
+                        const std::vector<std::string>& names) {
+    return std::any_of(group.begin(), group.end(),
+                       [&names](absl::string_view name) { return Contains(names, name); });
+  };
+  std::vector<size_t> possible;
+  std::vector<size_t> asked;
+  size_t index = 0;
+  for (const absl::Span<const absl::string_view> group : groups) {
+    if (named(group, options_.with)) asked.push_back(index);
+    if (!named(group, options_.without)) possible.push_back(index);
+    ++index;
+  }
+  if (!asked.empty()) possible = {asked.front()};
+  if (possible.empty()) possible = {0};
+  const size_t chosen =
+      possible[static_cast<size_t>(Uniform(0, static_cast<int64_t>(possible.size()) - 1))];
+  // A name may be in several groups.
+  for (const bool giving : {false, true}) {
+    index = 0;
+    for (const auto& group : groups) {
+      for (const absl::string_view name : group) {
+        if ((index == chosen) == giving) wanted_.Set(name, giving);
+      }
+      ++index;
+    }
+  }
+  return chosen;
+}
+
+bool RandomSource::Together(std::initializer_list<absl::string_view> group) {
+  bool wanted = Wants(*group.begin());
+  for (const absl::string_view name : group) {
+    if (Contains(options_.with, name)) wanted = true;
+    if (Contains(options_.without, name)) return Give(group, false);
+  }
+  return Give(group, wanted);
+}
+
+bool RandomSource::Give(absl::Span<const absl::string_view> group, bool wanted) {
+  for (const absl::string_view name : group) wanted_.Set(name, wanted);
+  return wanted;
+}
+
 void RandomSource::Attribute(absl::string_view name, AttrValue value) {
   if (!options_.attributes.contains(name)) request_.attributes.Set(name, std::move(value));
 }

@@ -4,10 +4,12 @@
 #define ATTND_KERNELS_CORE_RANDOM_CALL_H_
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "kernels/core/call.h"
 #include "kernels/core/registry.h"
 
@@ -50,6 +52,11 @@ class RandomSource {
   // Whether an optional input of that name is to be given in this draw: asked again, the same
   // answer.
   bool Wants(absl::string_view input);
+  // Optional inputs of which a call gives those of one group and no other: the index of the group,
+  // the one that the caller asks for or any that it does not forbid.
+  size_t OneOf(std::initializer_list<std::initializer_list<absl::string_view>> groups);
+  // Optional inputs that are given all or not at all; whether they are.
+  bool Together(std::initializer_list<absl::string_view> group);
 
   // Sets an attribute unless the caller fixed it.
   void Attribute(absl::string_view name, AttrValue value);
@@ -62,6 +69,8 @@ class RandomSource {
   uint64_t state_;
   CallRequest request_;
   Named<int64_t> dims_;
+  bool Give(absl::Span<const absl::string_view> group, bool wanted);
+
   Named<bool> wanted_;
 };
 

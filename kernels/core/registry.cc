@@ -1,11 +1,13 @@
 #include "kernels/core/registry.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/core/evaluate.h"
 #include "kernels/core/nearest.h"
 
 namespace attnd {
@@ -23,17 +25,36 @@ Operator& Registry::Add(const SchemaText& schema, Definition definition) {
   if (!spec.ok()) Bug(spec.status().message());
   auto op = std::make_unique<Operator>();
   op->spec = *std::move(spec);
+  op->registry = this;
   op->definition = std::move(definition);
   auto [it, inserted] = operators_.emplace(schema.id, std::move(op));
   if (!inserted) Bug(absl::StrCat("operator ", schema.id, " is registered twice"));
   return *it->second;
 }
 
+Operator& Registry::AddOfParts(const SchemaText& schema, Definition definition) {
+  Operator& op = Add(schema, std::move(definition));
+  for (const Device device : {Device::kCpu, Device::kCuda}) {
+    op.kernels.push_back(
+        {.name = absl::StrCat("parts_", Name(device)),
+         .device = device,
+         .supports = [](const BoundCall&) { return true; },
+         .run = [&op](
+                    Backend& backend, const BoundCall& call,
+                    const NamedTensors& outputs) { return RunOfParts(op, backend, call, outputs); },
+         .of_parts = true});
+  }
+  return op;
+}
+
 void Registry::AddKernel(absl::string_view op, Kernel kernel) {
   auto it = operators_.find(op);
   if (it == operators_.end())
     Bug(absl::StrCat("kernel ", kernel.name, " of unknown operator ", op));
-  it->second->kernels.push_back(std::move(kernel));
+  std::vector<Kernel>& kernels = it->second->kernels;
+  const auto parts = std::find_if(kernels.begin(), kernels.end(),
+                                  [](const Kernel& present) { return present.of_parts; });
+  kernels.insert(parts, std::move(kernel));
 }
 
 absl::StatusOr<const Operator*> Registry::Find(absl::string_view op) const {

@@ -19,6 +19,7 @@ namespace attnd {
 
 class Composer;
 class RandomSource;
+class Registry;
 
 // The composed definition: reads inputs from the composer, writes every output to it.
 using Definition = std::function<absl::Status(Composer&)>;
@@ -43,6 +44,7 @@ struct Kernel {
   std::function<bool(const BoundCall&)> supports;
   KernelBody run;
   KernelExample example = {};  // Empty: takes most calls.
+  bool of_parts = false;       // The definition, with the kernels of the operators that it calls.
 };
 
 // Adds what the schema cannot say: checks of values and combinations, e.g. block lists within
@@ -54,6 +56,7 @@ using ValueCheck = std::function<absl::Status(const BoundCall&)>;
 using RandomHook = std::function<void(RandomSource&)>;
 
 struct Operator {
+  const Registry* registry = nullptr;  // Where it is, with the operators that it calls.
   OpSpec spec;
   Definition definition;
   ValueCheck check;   // May be empty.
@@ -65,9 +68,16 @@ struct Operator {
 
 class Registry {
  public:
+  Registry() = default;
+  Registry(const Registry&) = delete;  // Operators know where they are.
+  Registry& operator=(const Registry&) = delete;
+
   // Parses the schema and adds the operator. Aborts on a bad schema or a second operator of the
   // same id: both are bugs that every test run finds.
   Operator& Add(const SchemaText& schema, Definition definition);
+  // The same for a definition that calls other operators (part_call.h): besides, on every device a
+  // kernel "parts_<device>" whose calls run their kernels. Any other kernel goes before it.
+  Operator& AddOfParts(const SchemaText& schema, Definition definition);
   // Adds a kernel to an operator that is there. Kernels added first are preferred.
   void AddKernel(absl::string_view op, Kernel kernel);
 

@@ -179,6 +179,7 @@ Array Sqrt(const Array& x) { return Apply(UnaryOp::kSqrt, x); }
 Array Sigmoid(const Array& x) { return Apply(UnaryOp::kSigmoid, x); }
 Array Softplus(const Array& x) { return Apply(UnaryOp::kSoftplus, x); }
 Array Silu(const Array& x) { return Apply(UnaryOp::kSilu, x); }
+Array Gelu(const Array& x) { return Apply(UnaryOp::kGelu, x); }
 
 Array Sum(const Array& x, int axis) { return Reduced(ReduceOp::kSum, x, axis); }
 Array Max(const Array& x, int axis) { return Reduced(ReduceOp::kMax, x, axis); }
@@ -246,15 +247,99 @@ Array Concat(const Array& a, const Array& b, int axis) {
   return out;
 }
 
+Array Flip(const Array& x, int axis) {
+  if (!Usable(x)) return {};
+  Composer& c = *x.composer();
+  const int64_t size = x.dim(axis);
+  const Array index = c.Empty(DType::kInt64, {size});
+  if (!index.defined()) return {};
+  c.backend().Iota(static_cast<double>(size - 1), -1, index.tensor());
+  return Gather(x, index, axis);
+}
+
+Array SortDescending(const Array& x) {
+  if (!Usable(x)) return {};
+  Array out = x.composer()->Empty(DType::kInt64, x.tensor().shape());
+  if (out.defined()) x.composer()->backend().SortDescending(x.tensor(), out.tensor());
+  return out;
+}
+
+Array Ranks(const Array& x) {
+  if (!Usable(x)) return {};
+  // The inverse of a permutation sorts it.
+  Composer& c = *x.composer();
+  return SortDescending(-c.Cast(SortDescending(x), c.compute_type()));
+}
+
+Array TakeRows(const Array& x, const Array& index) {
+  if (!Usable(x) || !Usable(index)) return {};
+  Composer& c = *x.composer();
+  const int64_t n = x.dim(-2), width = x.dim(-1), taken = index.dim(-1);
+  Dims shape = index.tensor().shape();
+  shape.push_back(width);
+  const int64_t rows = index.tensor().num_elements() / std::max<int64_t>(taken, 1);
+  if (taken == 0 || rows == 0) return c.Empty(x.tensor().dtype(), std::move(shape));
+  const Array first = c.Empty(DType::kInt64, {rows});
+  if (!first.defined()) return {};
+  c.backend().Iota(0, static_cast<double>(n), first.tensor());
+  const Array flat = (index.Reshape({rows, taken}) + first.Unsqueeze(1)).Reshape({rows * taken});
+  return Gather(x.Reshape({rows * n, width}), flat, 0).Reshape(std::move(shape));
+}
+
+namespace {
+
+// [B,T,...] as [B,T,D], the form that scans have.
+Array AsRows(const Array& x) {
+  if (!Usable(x)) return {};
+  const int64_t rows = x.dim(0) * x.dim(1);
+  int64_t width = 1;
+  for (int axis = 2; axis < x.rank(); ++axis) width *= x.dim(axis);
+  return rows == 0 ? x.composer()->Empty({x.dim(0), x.dim(1), width})
+                   : x.Reshape({x.dim(0), x.dim(1), width});
+}
+
+Array InitialRows(const Array& initial, int64_t width) {
+  return initial.defined() ? initial.Reshape({initial.dim(0), width}) : Array();
+}
+
+}  // namespace
+
+Array LinearScan(const Array& factor, const Array& x, const Array& initial) {
+  if (!Usable(x) || !Usable(factor)) return {};
+  Composer& c = *x.composer();
+  const Dims shape = x.tensor().shape();
+  const Array rows = AsRows(x), factors = AsRows(factor.Expand(shape));
+  if (!Usable(rows) || !Usable(factors)) return {};
+  const Array before = InitialRows(initial, rows.dim(2));
+  const Array out = c.Empty(rows.tensor().shape());
+  if (!out.defined()) return {};
+  c.backend().LinearScan(factors.tensor(), rows.tensor(), before.tensor(), out.tensor());
+  return out.Reshape(shape);
+}
+
+Array LogSumExpScan(const Array& x, const Array& initial) {
+  if (!Usable(x)) return {};
+  Composer& c = *x.composer();
+  const Array rows = AsRows(x);
+  if (!Usable(rows)) return {};
+  const Array before = InitialRows(initial, rows.dim(2));
+  const Array out = c.Empty(rows.tensor().shape());
+  if (!out.defined()) return {};
+  c.backend().LogSumExpScan(rows.tensor(), before.tensor(), out.tensor());
+  return out.Reshape(x.tensor().shape());
+}
+
 Array L2Normalize(const Array& x, double eps) {
   return x / Sqrt(Sum(Apply(UnaryOp::kSquare, x), -1) + eps);
 }
 
-Composer::Composer(Backend& backend, const BoundCall& call, const NamedTensors& outputs)
+Composer::Composer(Backend& backend, const BoundCall& call, const NamedTensors& outputs,
+                   Parts parts)
     : backend_(backend),
       call_(call),
       outputs_(outputs),
-      compute_type_(call.dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32) {}
+      compute_type_(call.dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32),
+      parts_(parts) {}
 
 Array Composer::In(absl::string_view name) {
   const Tensor& input = call_.input(name);

@@ -23,6 +23,7 @@
 namespace attnd {
 
 class Composer;
+class Registry;
 
 // A tensor in the compute type of its composer, in the backend's memory. Copies share elements;
 // functions return new arrays. Views (T, Slice, Reshape, ...) share elements with their source.
@@ -93,6 +94,7 @@ Array Sqrt(const Array& x);
 Array Sigmoid(const Array& x);
 Array Softplus(const Array& x);
 Array Silu(const Array& x);
+Array Gelu(const Array& x);  // Exact: with erf.
 
 // Over `axis`, kept with size 1.
 Array Sum(const Array& x, int axis);
@@ -105,18 +107,40 @@ Array Softmax(const Array& x, const Array& mask = {}, Array* lse = nullptr);
 Array MatMul(const Array& a, const Array& b);  // [..,m,k] x [..,k,n], leading axes broadcast.
 Array Gather(const Array& x, const Array& index, int axis);
 Array Concat(const Array& a, const Array& b, int axis);
+Array Flip(const Array& x, int axis);
+
+// Choices. Indices of the last axis by falling value, ties to the lower index: int64, x's shape.
+Array SortDescending(const Array& x);
+// Each entry's place in that order, int64.
+Array Ranks(const Array& x);
+// x [..,n,d], index int64 [..,k] -> [..,k,d]: row index[.., i] of each.
+Array TakeRows(const Array& x, const Array& index);
+
+// Recurrences along axis 1 of [B,T,...], from `initial` [B,...] or undefined (0, -inf):
+// h_t = factor_t h_{t-1} + x_t, and z_t = ln(e^z_{t-1} + e^x_t). factor broadcasts to x.
+Array LinearScan(const Array& factor, const Array& x, const Array& initial = {});
+Array LogSumExpScan(const Array& x, const Array& initial = {});
 
 // x / sqrt(sum x^2 + eps) over the last axis.
 Array L2Normalize(const Array& x, double eps);
 
 class Composer {
  public:
+  // What a definition's calls of other operators (part_call.h) find.
+  struct Parts {
+    const Registry* registry = nullptr;
+    bool kernels = false;  // Whether they run kernels; else definitions.
+  };
+
   // `call` holds tensors in the backend's memory; `outputs` are allocated there. The compute type
   // is float64 in a float64 call and float32 otherwise.
-  Composer(Backend& backend, const BoundCall& call, const NamedTensors& outputs);
+  Composer(Backend& backend, const BoundCall& call, const NamedTensors& outputs)
+      : Composer(backend, call, outputs, Parts()) {}
+  Composer(Backend& backend, const BoundCall& call, const NamedTensors& outputs, Parts parts);
 
   Backend& backend() { return backend_; }
   const BoundCall& call() const { return call_; }
+  const Parts& parts() const { return parts_; }
   DType compute_type() const { return compute_type_; }
 
   // An input in the compute type (bool and integer inputs as they are). Undefined if it was not
@@ -156,6 +180,7 @@ class Composer {
   const BoundCall& call_;
   const NamedTensors& outputs_;
   DType compute_type_;
+  Parts parts_;
   absl::Status status_;
 };
 

@@ -40,7 +40,9 @@ enum class UnaryOp : uint8_t {
   kElu1,      // 1 + elu(x) = x + 1 for x > 0, else e^x
   kRelu,      // max(x, 0); NaN stays NaN
   kFloor,
-  kNot,  // bool
+  kErf,
+  kGelu,  // x (1 + erf(x / sqrt 2)) / 2
+  kNot,   // bool
 };
 
 enum class BinaryOp : uint8_t {
@@ -116,6 +118,16 @@ class Backend {
 
   // out[i, ..] = x[index[i], ..] along axis; index int64 of rank 1, every entry within the axis.
   virtual void Gather(const Tensor& x, const Tensor& index, int axis, const Tensor& out) = 0;
+  // out[.., r] = the index within the last axis of x's r-th largest entry; of equal entries the
+  // lower index comes first, NaN counts as -inf. out int64, x's shape.
+  virtual void SortDescending(const Tensor& x, const Tensor& out) = 0;
+
+  // First-order recurrences along the middle axis, [n,t,d], `initial` [n,d] or undefined:
+  //   out[.., i, ..] = factor[.., i, ..] out[.., i-1, ..] + x[.., i, ..], from `initial` or 0;
+  virtual void LinearScan(const Tensor& factor, const Tensor& x, const Tensor& initial,
+                          const Tensor& out) = 0;
+  //   out[.., i, ..] = ln(e^out[.., i-1, ..] + e^x[.., i, ..]), from `initial` or -inf.
+  virtual void LogSumExpScan(const Tensor& x, const Tensor& initial, const Tensor& out) = 0;
 };
 
 }  // namespace attnd

@@ -128,6 +128,8 @@ TEST_P(PrimitivesTest, UnaryOnStridedInputs) {
       {UnaryOp::kSin, [](double v) { return std::sin(v); }},
       {UnaryOp::kCos, [](double v) { return std::cos(v); }},
       {UnaryOp::kTanh, [](double v) { return std::tanh(v); }},
+      {UnaryOp::kErf, [](double v) { return std::erf(v); }},
+      {UnaryOp::kGelu, [](double v) { return v * (1 + std::erf(v / std::sqrt(2.0))) / 2; }},
       {UnaryOp::kSquare, [](double v) { return v * v; }},
       {UnaryOp::kReciprocal, [](double v) { return 1 / v; }},
       {UnaryOp::kSigmoid, [](double v) { return 1 / (1 + std::exp(-v)); }},
@@ -379,6 +381,62 @@ TEST_P(PrimitivesTest, GatherFillIota) {
   backend().Fill(7, out.Select(1, 2));
   EXPECT_EQ(Fetch(out.Select(1, 2)), std::vector<double>(6, 7));
   EXPECT_EQ(Fetch(out.Select(1, 1)), Fetch(x.Select(1, 0)));
+}
+
+TEST_P(PrimitivesTest, SortDescendingPutsTiesInOrderAndNanLast) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const double infinity = std::numeric_limits<double>::infinity();
+  const Tensor x =
+      Upload(FromDoubles(type(), {2, 6}, {1, 3, nan, 3, -infinity, infinity, 0, 0, 0, -1, 0, 2}));
+  const Tensor out = Allocate({2, 6}, DType::kInt64);
+  backend().SortDescending(x, out);
+  EXPECT_EQ(Fetch(out), (std::vector<double>{5, 1, 3, 0, 2, 4, 5, 0, 1, 2, 4, 3}));
+  // Rows of a view, longer than a block of threads.
+  const Tensor wide = Normal({300, 4}).Transpose(0, 1);
+  const Tensor order = Allocate({4, 300}, DType::kInt64);
+  backend().SortDescending(wide, order);
+  const std::vector<double> values = Fetch(wide), got = Fetch(order);
+  for (size_t row = 0; row < 4; ++row) {
+    for (size_t i = 1; i < 300; ++i) {
+      EXPECT_GE(values[row * 300 + static_cast<size_t>(got[row * 300 + i - 1])],
+                values[row * 300 + static_cast<size_t>(got[row * 300 + i])]);
+    }
+  }
+}
+
+TEST_P(PrimitivesTest, ScansAreTheirLoops) {
+  constexpr size_t kN = 2, kT = 37, kD = 300;
+  const Tensor factor = Normal({kN, kD, kT}, 0.5).Transpose(1, 2);
+  const Tensor x = Normal({kN, kT, kD}, 5), initial = Normal({kN, kD});
+  const Tensor out = Allocate({kN, kT, kD}), logs = Allocate({kN, kT, kD});
+  const std::vector<double> a = Fetch(factor), u = Fetch(x), before = Fetch(initial);
+  for (const bool with_initial : {false, true}) {
+    backend().LinearScan(factor, x, with_initial ? initial : Tensor(), out);
+    backend().LogSumExpScan(x, with_initial ? initial : Tensor(), logs);
+    std::vector<double> linear(a.size()), sums(a.size());
+    for (size_t n = 0; n < kN; ++n) {
+      for (size_t c = 0; c < kD; ++c) {
+        double h = with_initial ? before[n * kD + c] : 0;
+        double z = with_initial ? std::exp(before[n * kD + c]) : 0;
+        for (size_t t = 0; t < kT; ++t) {
+          const size_t at = (n * kT + t) * kD + c;
+          linear[at] = h = a[at] * h + u[at];
+          z += std::exp(u[at]);
+          sums[at] = std::log(z);
+        }
+      }
+    }
+    ExpectNear(Fetch(out), linear);
+    ExpectNear(Fetch(logs), sums);
+  }
+}
+
+TEST_P(PrimitivesTest, LogSumExpScanStartsFromNothingAndKeepsHugeLogits) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const Tensor x = Upload(FromDoubles(type(), {1, 5, 1}, {-infinity, -1000, 1000, 999, infinity}));
+  const Tensor out = Allocate({1, 5, 1});
+  backend().LogSumExpScan(x, Tensor(), out);
+  ExpectNear(Fetch(out), {-infinity, -1000, 1000, 1000 + std::log1p(std::exp(-1)), infinity});
 }
 
 TEST_P(PrimitivesTest, MemoryIsReusedAndCounted) {

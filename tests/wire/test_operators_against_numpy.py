@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 
 from tests.reference import REFERENCE
-from tests.wire.cases import CASES, FLOAT32, Draw
+from tests.wire.cases import CASES, said
+from tests.wire.draw import Draw
 from tests.wire.inference import infer
 
 SEED = int(os.environ.get("ATTND_TEST_SEED", secrets.randbits(32)))
 
 TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2, "float64": 1e-9}
-# Operators whose pages allow 1e-4 in float32: they amplify rounding.
-AMPLIFYING = {"delta_rule", "gated_delta_rule", "kda", "mala", "flow_attention"}
 
 
 def tolerance(op, dtype):
-    return 1e-4 if dtype == "float32" and op in AMPLIFYING else TOLERANCE[dtype]
+    return 1e-4 if dtype == "float32" and said(op, "AMPLIFIES", False) else TOLERANCE[dtype]
 
 
 def typed(op, inputs, dtype):
@@ -30,7 +29,7 @@ def typed(op, inputs, dtype):
     def convert(name, array):
         if array.dtype != np.float64 or dtype == "float64":
             return array
-        return array.astype(np.float32 if name in FLOAT32[op] else TYPES[dtype])
+        return array.astype(np.float32 if name in said(op, "FLOAT32", ()) else TYPES[dtype])
 
     return {name: convert(name, array) for name, array in inputs.items()}
 
@@ -84,53 +83,21 @@ def test_composed_definition(triton, op, name):
     check(op, f"{name} composed", outputs, expected, tolerance(op, "float32"))
 
 
-STATEFUL = [
-    ("based", {}),
-    ("delta_rule", {}),
-    ("flow_attention", {"causal": True}),
-    ("gated_delta_rule", {}),
-    ("gla", {}),
-    ("hgrn2", {}),
-    ("kda", {}),
-    ("lightning_attention", {}),
-    ("linear_attention", {"feature_map": "elu1", "normalize": True}),
-    ("mla", {"rope": "half", "window": 30}),
-    ("retention", {"rotary": "interleaved", "normalize": "row"}),
-    ("short_conv", {}),
-    ("softmax_attention", {"causal": True, "cache": "dense"}),
-    ("softmax_attention", {"causal": True, "cache": "ring", "window_left": 6}),
-    ("ssd", {"dt_softplus": True}),
-]
+STATEFUL = [(op, attributes) for op in sorted(CASES) for attributes in said(op, "PIECES", ())]
 
 
 def sequence_inputs(d, op, tokens):
-    """Inputs with a token axis, and those without."""
-    if op == "short_conv":
-        return {"x": d.normal(2, tokens, 12)}, {"weight": d.normal(12, 4)}
-    heads = 3
-    if op == "ssd":
-        along = {"x": d.normal(2, tokens, heads, 20), "dt": d.normal(2, tokens, heads)}
-        along |= {"b": d.normal(2, tokens, 1, 16), "c": d.normal(2, tokens, 1, 16)}
-        return along, {"a_log": d.normal(heads)}
-    if op == "mla":
-        along = {"q": d.normal(2, tokens, heads, 16), "c": d.normal(2, tokens, 24), "k_rope": d.normal(2, tokens, 6)}
-        return along, {"w_kv_b": d.normal(heads, 22, 24) / 5.0, "kv_norm_weight": d.normal(24)}
-    along = {
-        "q": d.normal(2, tokens, heads, 16),
-        "k": d.unit(2, tokens, heads, 16),
-        "v": d.normal(2, tokens, heads, 20),
-    }
-    if op == "based":
-        along |= {"q": d.normal(2, tokens, heads, 6), "k": d.normal(2, tokens, heads, 6)}
-    if op == "hgrn2":
-        along["f"] = along.pop("k")
-    if op in ("gla", "kda"):
-        along["g"] = d.decay(2, tokens, heads, 16)
-    if op == "gated_delta_rule":
-        along["g"] = d.decay(2, tokens, heads)
-    if op in ("delta_rule", "gated_delta_rule", "kda"):
-        along["beta"] = d.probability(2, tokens, heads)
-    return along, {}
+    return said(op, "pieces", None)(d, tokens)
+
+
+def piece_of(along, begin, end):
+    return {name: x[:, begin:end] for name, x in along.items()}
+
+
+def joined(pieces):
+    """The outputs that have tokens, of all pieces."""
+    names = [name for name in pieces[0] if not name.startswith("final_state")]
+    return {name: np.concatenate([piece[name] for piece in pieces], axis=1) for name in names}
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -144,14 +111,12 @@ def test_pieces_with_the_state_handed_on(triton, op, attributes, dtype):
 
     states, pieces = {}, []
     for begin, end in zip(cuts[:-1], cuts[1:]):
-        piece = {name: x[:, begin:end] for name, x in along.items()}
-        outputs = infer(triton, op, piece | fixed | states, attributes)
+        outputs = infer(triton, op, piece_of(along, begin, end) | fixed | states, attributes)
         states = {
             name.replace("final_", "initial_"): x for name, x in outputs.items() if name.startswith("final_state")
         }
-        pieces.append(outputs["o"])
-    outputs = {"o": np.concatenate(pieces, axis=1)}
-    outputs |= {name.replace("initial_", "final_"): x for name, x in states.items()}
+        pieces.append(outputs)
+    outputs = joined(pieces) | {name.replace("initial_", "final_"): x for name, x in states.items()}
     check(op, f"pieces {dtype}", outputs, expected, tolerance(op, dtype))
 
 
@@ -165,13 +130,13 @@ def test_state_kept_by_the_server(triton, op, attributes):
     sequence = int(np.random.default_rng([SEED, 3]).integers(1, 1 << 60))
     pieces = []
     for begin, end in zip(cuts[:-1], cuts[1:]):
-        piece = {name: x[:, begin:end] for name, x in along.items()}
         outputs = infer(
-            triton, op, piece | fixed, attributes,
+            triton, op, piece_of(along, begin, end) | fixed, attributes,
             sequence_id=sequence, sequence_start=begin == 0, sequence_end=end == cuts[-1],
         )
-        pieces.append(outputs["o"])
-    check(op, "kept state", {"o": np.concatenate(pieces, axis=1)}, {"o": expected["o"]}, tolerance(op, "float32"))
+        pieces.append(outputs)
+    expected = {name: x for name, x in expected.items() if not name.startswith("final_state")}
+    check(op, "kept state", joined(pieces), expected, tolerance(op, "float32"))
 
 
 @pytest.mark.parametrize("op", sorted({op for op, _ in STATEFUL}))
@@ -182,9 +147,8 @@ def test_no_tokens_leave_the_state_as_it_was(triton, op):
     along, fixed = typed(op, along, "float32"), typed(op, fixed, "float32")
     first = infer(triton, op, along | fixed, attributes)
     states = {name.replace("final_", "initial_"): x for name, x in first.items() if name.startswith("final_state")}
-    nothing = {name: x[:, :0] for name, x in along.items()}
-    outputs = infer(triton, op, nothing | fixed | states, attributes)
-    assert outputs["o"].shape[1] == 0
+    outputs = infer(triton, op, piece_of(along, 0, 0) | fixed | states, attributes)
+    assert all(x.shape[1] == 0 for name, x in outputs.items() if not name.startswith("final_state"))
     for name, state in states.items():
         np.testing.assert_array_equal(outputs[name.replace("initial_", "final_")], state)
 

@@ -154,6 +154,14 @@ class CpuBackend final : public Backend {
   void Gather(const Tensor& x, const Tensor& index, int axis, const Tensor& out) override {
     cpu::Gather(x, index, axis, out);
   }
+  void SortDescending(const Tensor& x, const Tensor& out) override { cpu::SortDescending(x, out); }
+  void LinearScan(const Tensor& factor, const Tensor& x, const Tensor& initial,
+                  const Tensor& out) override {
+    cpu::LinearScan(factor, x, initial, out);
+  }
+  void LogSumExpScan(const Tensor& x, const Tensor& initial, const Tensor& out) override {
+    cpu::LogSumExpScan(x, initial, out);
+  }
 
  private:
   std::shared_ptr<BlockPool> pool_;

@@ -82,6 +82,11 @@ T Evaluate(UnaryOp op, T x) {
       return x < T(0) ? T(0) : x;
     case UnaryOp::kFloor:
       return std::floor(x);
+    case UnaryOp::kErf:
+      return std::erf(x);
+    case UnaryOp::kGelu:
+      // erfc keeps the digits of the left tail, and -inf its 0.
+      return x < T(-40) ? T(0) : x * std::erfc(-x * T(M_SQRT1_2)) / T(2);
     case UnaryOp::kNot:
       break;
   }
@@ -216,7 +221,8 @@ void Unary(UnaryOp op, const Tensor& x, const Tensor& out) {
     DispatchUnary<T, UnaryOp::kNeg, UnaryOp::kAbs, UnaryOp::kExp, UnaryOp::kLog, UnaryOp::kLog1p,
                   UnaryOp::kSqrt, UnaryOp::kReciprocal, UnaryOp::kSquare, UnaryOp::kSin,
                   UnaryOp::kCos, UnaryOp::kTanh, UnaryOp::kSigmoid, UnaryOp::kSoftplus,
-                  UnaryOp::kSilu, UnaryOp::kElu1, UnaryOp::kRelu, UnaryOp::kFloor>(op, x, out);
+                  UnaryOp::kSilu, UnaryOp::kElu1, UnaryOp::kRelu, UnaryOp::kFloor, UnaryOp::kErf,
+                  UnaryOp::kGelu>(op, x, out);
   });
 }
 

@@ -19,6 +19,9 @@ void Softmax(const Tensor& x, const Tensor& mask, const Tensor& out, const Tenso
 void MatMul(const Tensor& a, const Tensor& b, const Tensor& out, double alpha, double beta);
 void SolveUnitLower(const Tensor& a, const Tensor& b, const Tensor& out);
 void Gather(const Tensor& x, const Tensor& index, int axis, const Tensor& out);
+void SortDescending(const Tensor& x, const Tensor& out);
+void LinearScan(const Tensor& factor, const Tensor& x, const Tensor& initial, const Tensor& out);
+void LogSumExpScan(const Tensor& x, const Tensor& initial, const Tensor& out);
 
 }  // namespace attnd::cpu
 

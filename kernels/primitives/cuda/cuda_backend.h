@@ -59,6 +59,10 @@ class CudaBackend final : public Backend {
               double beta) override;
   void SolveUnitLower(const Tensor& a, const Tensor& b, const Tensor& out) override;
   void Gather(const Tensor& x, const Tensor& index, int axis, const Tensor& out) override;
+  void SortDescending(const Tensor& x, const Tensor& out) override;
+  void LinearScan(const Tensor& factor, const Tensor& x, const Tensor& initial,
+                  const Tensor& out) override;
+  void LogSumExpScan(const Tensor& x, const Tensor& initial, const Tensor& out) override;
 
  private:
   CudaBackend() = default;

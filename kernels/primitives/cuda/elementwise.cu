@@ -123,6 +123,10 @@ __device__ T Evaluate(UnaryOp op, T x) {
       return x < T(0) ? T(0) : x;
     case UnaryOp::kFloor:
       return floor(x);
+    case UnaryOp::kErf:
+      return erf(x);
+    case UnaryOp::kGelu:
+      return x < T(-40) ? T(0) : x * erfc(-x * T(M_SQRT1_2)) / T(2);
     case UnaryOp::kNot:
       break;
   }
