@@ -41,7 +41,7 @@ struct CudaModule {
   absl::StatusOr<std::unique_ptr<decode::StepEngine>> (*create_step_engine)(
       Backend& backend, const decode::StepProgram& program);
 };
-inline constexpr int kCudaModuleVersion = 2;
+inline constexpr int kCudaModuleVersion = 3;
 
 // Null (with the reason in `why`) if the library is missing.
 const CudaModule* LoadCudaModule(std::string* why);
