@@ -1,18 +1,21 @@
 // attnd-schema: every operator of this build as JSON, from which the Python methods and the
-// catalogue's pages are generated: {"operators": [attnd.v1.OperatorDescription, ...]}; or the table
-// of operators that a Markdown page holds between two comments.
+// catalogue's pages are generated: {"operators": [attnd.v1.OperatorDescription, ...]}; or what a
+// checkout's pages say of them.
 #include <google/protobuf/util/json_util.h>
 
 #include <exception>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <set>
 #include <string>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/core/registry.h"
+#include "service/operator_pages.h"
 #include "service/rpc/describe.h"
 
 namespace attnd {
@@ -46,52 +49,72 @@ absl::StatusOr<std::string> Catalogue() {
 constexpr char kBegin[] = "<!-- operators: begin, by ./dev docs -->\n";
 constexpr char kEnd[] = "<!-- operators: end -->\n";
 
-// Nothing in it hangs on what this build was made with.
-std::string Table() {
-  Registry registry;
-  RegisterAllOperators(registry);
-  std::string table =
-      "| operator | what it is | core | state | source |\n| --- | --- | --- | --- | --- |\n";
-  for (const Operator* op : registry.operators()) {
-    const SchemaText& text = op->spec.text();
-    absl::StrAppend(&table, "| `", text.id, "` | ", text.summary, " | ", text.core, " | ",
-                    op->spec.has_state() ? "yes" : "", " | ", text.paper, " |\n");
-  }
-  return table;
-}
-
-absl::StatusOr<std::string> WithTable(const std::string& page) {
+absl::StatusOr<std::string> WithTable(const std::string& page, const Registry& registry) {
   const size_t begin = page.find(kBegin), end = page.find(kEnd);
   if (begin == std::string::npos || end == std::string::npos || end < begin) {
     return absl::InvalidArgumentError("the page lacks the comments that bound the table");
   }
-  return absl::StrCat(page.substr(0, begin + sizeof(kBegin) - 1), Table(), page.substr(end));
+  return absl::StrCat(page.substr(0, begin + sizeof(kBegin) - 1),
+                      OperatorTable(registry, "docs/operators"), page.substr(end));
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
+absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path) {
   std::ifstream file(path);
   std::string text((std::istreambuf_iterator<char>(file)), {});
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path.string()));
   return text;
 }
 
-absl::Status WriteFile(const std::string& path, const std::string& text) {
+absl::Status WriteFile(const std::filesystem::path& path, const std::string& text) {
   std::ofstream file(path);
   file << text;
   file.close();
-  if (!file) return absl::UnavailableError(absl::StrCat("cannot write ", path));
+  if (!file) return absl::UnavailableError(absl::StrCat("cannot write ", path.string()));
   return absl::OkStatus();
 }
 
-absl::Status UpdatePage(const std::string& path, bool check) {
-  const absl::StatusOr<std::string> page = ReadFile(path);
-  if (!page.ok()) return page.status();
-  const absl::StatusOr<std::string> updated = WithTable(*page);
-  if (!updated.ok()) return updated.status();
-  if (*updated == *page) return absl::OkStatus();
-  if (!check) return WriteFile(path, *updated);
+// Writes `text` unless the file holds it, or with `check` says that it does not.
+absl::Status Keep(const std::filesystem::path& path, const std::string& text, bool check) {
+  const absl::StatusOr<std::string> present = ReadFile(path);
+  if (present.ok() && *present == text) return absl::OkStatus();
+  if (!check) return WriteFile(path, text);
   return absl::FailedPreconditionError(
-      absl::StrCat(path, ": its table of operators is not the registry's: run ./dev docs"));
+      absl::StrCat(path.string(), ": not what the registry says: run ./dev docs"));
+}
+
+// Of a checkout, all that follows from the registry: the table in README.md, docs/catalogue.md, and
+// a page for each operator and for nothing else in docs/operators/.
+absl::Status UpdateDocs(const std::filesystem::path& root, bool check) {
+  Registry registry;
+  RegisterAllOperators(registry);
+  const absl::StatusOr<std::string> readme = ReadFile(root / "README.md");
+  if (!readme.ok()) return readme.status();
+  const absl::StatusOr<std::string> updated = WithTable(*readme, registry);
+  if (!updated.ok()) return updated.status();
+  absl::Status status = Keep(root / "README.md", *updated, check);
+  status.Update(Keep(root / "docs/catalogue.md", CataloguePage(registry, "operators"), check));
+  const std::filesystem::path folder = root / "docs/operators";
+  std::filesystem::create_directories(folder);
+  std::set<std::filesystem::path> pages;
+  for (const Operator* op : registry.operators()) {
+    const std::filesystem::path page = folder / absl::StrCat(op->spec.id(), ".md");
+    if (op->spec.text().definition.empty()) {
+      status.Update(absl::FailedPreconditionError(
+          absl::StrCat(op->spec.id(), ": its schema has no definition, which its page needs")));
+    }
+    status.Update(Keep(page, OperatorPage(*op), check));
+    pages.insert(page);
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (pages.contains(entry.path())) continue;
+    if (!check) {
+      std::filesystem::remove(entry.path());
+    } else {
+      status.Update(absl::FailedPreconditionError(
+          absl::StrCat(entry.path().string(), ": no such operator: run ./dev docs")));
+    }
+  }
+  return status;
 }
 
 absl::Status WriteCatalogue(const std::string& output) {
@@ -103,15 +126,15 @@ absl::Status WriteCatalogue(const std::string& output) {
 }
 
 int Main(int argc, char** argv) {
-  CLI::App app("Writes the schemas of all operators as JSON, or their table into a page.");
-  std::string output, page;
+  CLI::App app("Writes the schemas of all operators as JSON, or a checkout's pages about them.");
+  std::string output, docs;
   bool check = false;
   app.add_option("--output", output, "file to write; none: standard output");
-  CLI::Option* const table =
-      app.add_option("--page", page, "Markdown page whose table of operators to write instead");
-  app.add_flag("--check", check, "only say whether the page is current")->needs(table);
+  CLI::Option* const pages = app.add_option(
+      "--docs", docs, "checkout whose README.md, docs/catalogue.md and docs/operators to write");
+  app.add_flag("--check", check, "only say whether they are current")->needs(pages);
   CLI11_PARSE(app, argc, argv);
-  const absl::Status status = page.empty() ? WriteCatalogue(output) : UpdatePage(page, check);
+  const absl::Status status = docs.empty() ? WriteCatalogue(output) : UpdateDocs(docs, check);
   if (status.ok()) return 0;
   std::cerr << "attnd-schema: " << status.message() << "\n";
   return 1;

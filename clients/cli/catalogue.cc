@@ -1,6 +1,8 @@
 // list, describe, health.
 #include <iostream>
+#include <map>
 #include <memory>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -27,8 +29,21 @@ void PrintList(const v1::ListResponse& response) {
   std::cout << table.ToString();
 }
 
+// The same by paper: its title, and what is served of it.
+void PrintPapers(const v1::ListResponse& response) {
+  std::multimap<std::string, const v1::OperatorSummary*> papers;
+  for (const v1::OperatorSummary& op : response.operators()) papers.emplace(op.paper(), &op);
+  Table table({"PAPER", "OPERATOR", "CORE", "KERNELS"});
+  for (const auto& [paper, op] : papers) {
+    const std::string kernels = KernelList(op->kernels());
+    table.Add({paper, op->id(), op->core(), kernels.empty() ? "composed" : kernels});
+  }
+  std::cout << table.ToString();
+}
+
 void PrintDescription(const v1::OperatorDescription& op) {
-  std::cout << op.id() << ": " << op.summary() << "\n" << op.paper() << "\n";
+  std::cout << op.id() << ": " << op.summary() << "\n" << op.paper() << "\n\n";
+  std::cout << op.definition() << "\n";
   const auto ports = [](const char* title, const auto& list) {
     std::cout << "\n" << title << "\n";
     for (const v1::PortDescription& port : list) {
@@ -72,13 +87,17 @@ void AddList(CLI::App& app, Session& session) {
   auto filter = std::make_shared<std::string>();
   CLI::App* command = app.add_subcommand("list", "The operators of the server");
   command->add_option("filter", *filter, "Only ids that contain this text");
-  command->callback([filter, &session] {
+  auto papers = std::make_shared<bool>(false);
+  command->add_flag("--papers", *papers, "In order of the papers that they are from");
+  command->callback([filter, papers, &session] {
     session.Run([&](const client::Client& client) -> absl::StatusOr<int> {
       const auto response = client.List(*filter);
       if (!response.ok()) return response.status();
       if (session.json) {
         const absl::Status printed = PrintJson(*response);
         if (!printed.ok()) return printed;
+      } else if (*papers) {
+        PrintPapers(*response);
       } else {
         PrintList(*response);
       }

@@ -63,6 +63,7 @@ struct SchemaText {
   std::string summary;  // One line: what it is for.
   std::string
       core;  // softmax | linear_recurrent | delta | linear_global | block_sparse | short_conv
+  std::string definition;  // Its equations, as they stand on its page: lines of text.
   std::vector<std::string> inputs;
   std::vector<std::string> attributes;
   std::vector<std::string> outputs;

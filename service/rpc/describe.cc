@@ -69,6 +69,7 @@ v1::OperatorDescription Describe(const OpSpec& spec,
   wire.set_summary(spec.text().summary);
   wire.set_paper(spec.text().paper);
   wire.set_core(spec.text().core);
+  wire.set_definition(spec.text().definition);
   for (const Port& port : spec.inputs()) *wire.add_inputs() = DescribePort(port);
   for (const Port& port : spec.outputs()) *wire.add_outputs() = DescribePort(port);
   for (const AttrSpec& attribute : spec.attributes()) {

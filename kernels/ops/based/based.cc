@@ -1,8 +1,3 @@
-// based: linear attention with the second-order Taylor map of exp, normalised (Arora et al. 2024).
-//   phi(x) = [1, sqrt(scale) x_i, scale x_i x_j / sqrt 2],  phi(q)·phi(k) = 1 + s + s^2/2,
-//   s = scale q·k
-//   S_t = S_{t-1} + phi(k_t) v_t^T,  z_t = z_{t-1} + phi(k_t),
-//   o_t = phi(q_t)^T S_t / (phi(q_t)·z_t + eps)
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -24,6 +19,11 @@ const SchemaText& Schema() {
           "(2024)",
       .summary = "Linear attention with the second-order Taylor map of exp, normalised",
       .core = "linear_recurrent",
+      .definition =
+          R"(Linear attention with the second-order Taylor map of exp, normalised (Arora et al. 2024). phi(x) = [1, sqrt(scale) x_i, scale x_i x_j / sqrt 2],  phi(q)·phi(k) = 1 + s + s^2/2,
+  s = scale q·k
+  S_t = S_{t-1} + phi(k_t) v_t^T,  z_t = z_{t-1} + phi(k_t),
+  o_t = phi(q_t)^T S_t / (phi(q_t)·z_t + eps))",
       .inputs = {"q: float[B,T,H,K]  # a small K: states have 1 + K + K^2 rows",
                  "k: float[B,T,HK,K]", "v: float[B,T,HV,V]",
                  "initial_state: float32[M,HO,F,V]? if causal ~small  # zeros when absent",

@@ -1,8 +1,3 @@
-// block_sparse_attention: softmax attention in which every block of queries reads the key blocks
-// that a list names (the core of SeerAttention, 2025, and of other sparse methods). With p(i) = i +
-// S - T and L(u) the list of query block u = i // block_size_q:
-//   allowed(i,j) = (j // block_size_k in L(u) or causal and (j < sink or p(i) - j < window))
-//                  and (not causal or j <= p(i))
 #include <algorithm>
 #include <numeric>
 #include <vector>
@@ -21,6 +16,10 @@ const SchemaText& Schema() {
       .paper = "SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs (2025)",
       .summary = "Softmax attention over listed blocks of keys, with sink and window",
       .core = "block_sparse",
+      .definition =
+          R"(Softmax attention in which every block of queries reads the key blocks that a list names (the core of SeerAttention, 2025, and of other sparse methods). With p(i) = i + S - T and L(u) the list of query block u = i // block_size_q:
+  allowed(i,j) = (j // block_size_k in L(u) or causal and (j < sink or p(i) - j < window))
+                 and (not causal or j <= p(i)))",
       .inputs =
           {"q: float[B,T,H,K]", "k: float[B,S,HK,K]", "v: float[B,S,HV,V]",
            "block_indices: int[BM,HB,MB,NK]?  # key blocks of each query block; negative: empty "

@@ -1,5 +1,3 @@
-// delta_rule: a memory that replaces what it held under a key (Yang et al. 2024).
-//   u_t = beta_t (v_t - S_{t-1}^T k_t),  S_t = S_{t-1} + k_t u_t^T,  o_t = scale S_t^T q_t
 #include "kernels/cores/gates.h"
 
 namespace attnd {
@@ -11,6 +9,9 @@ const SchemaText& Schema() {
       .paper = "Parallelizing Linear Transformers with the Delta Rule over Sequence Length (2024)",
       .summary = "Linear attention whose memory overwrites what it held under a key",
       .core = "delta",
+      .definition =
+          R"(A memory that replaces what it held under a key (Yang et al. 2024).
+  u_t = beta_t (v_t - S_{t-1}^T k_t),  S_t = S_{t-1} + k_t u_t^T,  o_t = scale S_t^T q_t)",
       .inputs = {"q: float[B,T,H,K]",
                  "k: float[B,T,HK,K] ~unit  # normalised by the caller, or with qk_l2norm",
                  "v: float[B,T,HV,V]",

@@ -1,13 +1,3 @@
-// flow_attention: linear attention in which sources compete for outgoing flow and sinks are
-// allotted incoming flow (Wu et al., "Flowformer: Linearizing Transformers with Conservation
-// Flows", 2022). With a = phi(q), b = phi(k), and e for eps added to every component of a vector,
-// not causal:
-//   I_i = 1/((a_i + e).(sum_j b_j + e)),  O_j = 1/((b_j + e).(sum_i a_i + e))
-//   sink_i = (a_i + e).(sum_j b_j O_j + e),  source_j = clip((b_j + e).(sum_i a_i I_i + e))
-//   o_i = sigmoid(sink_i T/S) I_i sum_j (a_i.b_j) comp_j v_j,  comp = S softmax(source)
-// Causal: every sum and the softmax run over tokens up to t, I and O are times n, the number of
-// those tokens, sink and source over n, and o_t = sigmoid(sink_t) (I_t/n) sum_{s<=t} (a_t.b_s)
-// comp_s v_s.
 #include <vector>
 
 #include "kernels/core/random_call.h"
@@ -25,6 +15,12 @@ const SchemaText& Schema() {
       .paper = "Flowformer: Linearizing Transformers with Conservation Flows (2022)",
       .summary = "Linear attention whose sources compete and whose sinks are allotted flow",
       .core = "linear_global",
+      .definition =
+          R"(Linear attention in which sources compete for outgoing flow and sinks are allotted incoming flow (Wu et al., "Flowformer: Linearizing Transformers with Conservation Flows", 2022). With a = phi(q), b = phi(k), and e for eps added to every component of a vector, not causal:
+  I_i = 1/((a_i + e).(sum_j b_j + e)),  O_j = 1/((b_j + e).(sum_i a_i + e))
+  sink_i = (a_i + e).(sum_j b_j O_j + e),  source_j = clip((b_j + e).(sum_i a_i I_i + e))
+  o_i = sigmoid(sink_i T/S) I_i sum_j (a_i.b_j) comp_j v_j,  comp = S softmax(source)
+Causal: every sum and the softmax run over tokens up to t, I and O are times n, the number of those tokens, sink and source over n, and o_t = sigmoid(sink_t) (I_t/n) sum_{s<=t} (a_t.b_s) comp_s v_s.)",
       .inputs =
           {"q: float[B,T,H,K]", "k: float[B,S,H,K]", "v: float[B,S,H,V]",
            "cu_seqlens: int32[M+1]? if causal  # packed sequences, B = 1",

@@ -1,7 +1,3 @@
-// gated_delta_rule: the delta rule with a scalar forget gate per head (Yang, Kautz, Hatamizadeh
-// 2024).
-//   S~ = e^g_t S_{t-1},  u_t = beta_t (v_t - S~^T k_t),  S_t = S~ + k_t u_t^T,  o_t = scale S_t^T
-//   q_t
 #include "kernels/cores/gates.h"
 
 namespace attnd {
@@ -13,6 +9,9 @@ const SchemaText& Schema() {
       .paper = "Gated Delta Networks: Improving Mamba2 with Delta Rule (2024)",
       .summary = "Delta-rule memory with a data-dependent forget gate per head",
       .core = "delta",
+      .definition =
+          R"(The delta rule with a scalar forget gate per head (Yang, Kautz, Hatamizadeh 2024).
+  S~ = e^g_t S_{t-1},  u_t = beta_t (v_t - S~^T k_t),  S_t = S~ + k_t u_t^T,  o_t = scale S_t^T q_t)",
       .inputs =
           {"q: float[B,T,H,K]", "k: float[B,T,HK,K] ~unit", "v: float[B,T,HV,V]",
            "g: float32[B,T,HG] ~logdecay  # log decay, or the raw projection with gate softplus",

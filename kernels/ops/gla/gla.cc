@@ -1,6 +1,3 @@
-// gla: causal linear attention whose memory forgets at a data-dependent rate per key channel (Yang
-// et al. 2023).
-//   S_t = diag(e^g_t) S_{t-1} diag(e^g_v,t) + k_t v_t^T,  o_t = scale S_t^T q_t
 #include "kernels/core/registry.h"
 #include "kernels/cores/recurrence_composed.h"
 
@@ -13,6 +10,9 @@ const SchemaText& Schema() {
       .paper = "Gated Linear Attention Transformers with Hardware-Efficient Training (2023)",
       .summary = "Causal linear attention with a data-dependent log decay per key channel",
       .core = "linear_recurrent",
+      .definition =
+          R"(Causal linear attention whose memory forgets at a data-dependent rate per key channel (Yang et al. 2023).
+  S_t = diag(e^g_t) S_{t-1} diag(e^g_v,t) + k_t v_t^T,  o_t = scale S_t^T q_t)",
       .inputs =
           {"q: float[B,T,H,K]", "k: float[B,T,HK,K]", "v: float[B,T,HV,V]",
            "g: float32[B,T,HG,K]|[B,T,HG] ~logdecay  # log decay per key channel, or one per head",

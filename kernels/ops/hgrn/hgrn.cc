@@ -1,7 +1,3 @@
-// hgrn: a gated linear recurrence per channel with a lower bound on its forget gate (Qin et al.,
-// 2023).
-//   a_t = lb + (1 - lb) sigmoid(f_t),  u_t = silu(i_t) (1 - a_t);  or a_t = exp(g_t), u_t = x_t
-//   h_t = a_t h_{t-1} + u_t,  o_t = h_t
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
 #include "kernels/cores/entry_check.h"
@@ -16,6 +12,10 @@ const SchemaText& Schema() {
       .paper = "Hierarchically Gated Recurrent Neural Network for Sequence Modeling (2023)",
       .summary = "Gated linear recurrence per channel, its forget gate bounded from below",
       .core = "scan",
+      .definition =
+          R"(A gated linear recurrence per channel with a lower bound on its forget gate (Qin et al., 2023).
+  a_t = lb + (1 - lb) sigmoid(f_t),  u_t = silu(i_t) (1 - a_t);  or a_t = exp(g_t), u_t = x_t
+  h_t = a_t h_{t-1} + u_t,  o_t = h_t)",
       .inputs = {"x: float[B,T,D]?  # gated input, with g",
                  "g: float32[B,T,D]? ~logdecay  # log forget gate, <= 0",
                  "i: float[B,T,D]?  # input projection, with f, in the place of x and g",

@@ -1,7 +1,3 @@
-// hgrn2: a linear RNN with an outer-product state whose key is one minus the forget gate (Qin et
-// al. 2024).
-//   a_t = lb + (1 - lb) sigmoid(f_t),  S_t = diag(a_t) S_{t-1} + (1 - a_t) v_t^T,
-//   o_t = scale S_t^T silu(q_t)
 #include "kernels/core/registry.h"
 #include "kernels/cores/entry_check.h"
 #include "kernels/cores/forget_gate.h"
@@ -16,6 +12,10 @@ const SchemaText& Schema() {
       .paper = "HGRN2: Gated Linear RNNs with State Expansion (2024)",
       .summary = "Gated linear RNN with a matrix state: the key is one minus the forget gate",
       .core = "linear_recurrent",
+      .definition =
+          R"(A linear RNN with an outer-product state whose key is one minus the forget gate (Qin et al. 2024).
+  a_t = lb + (1 - lb) sigmoid(f_t),  S_t = diag(a_t) S_{t-1} + (1 - a_t) v_t^T,
+  o_t = scale S_t^T silu(q_t))",
       .inputs = {"q: float[B,T,H,K]  # before its activation",
                  "f: float[B,T,H,K]  # logits of the forget gate", "v: float[B,T,H,V]",
                  "lower_bound: float32[H,K]? ~probability  # of the forget gate, in [0,1); 0 when "

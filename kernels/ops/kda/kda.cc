@@ -1,6 +1,3 @@
-// kda: the delta rule with one forget gate per key channel (Kimi Team 2025).
-//   S~ = diag(e^a_t) S_{t-1},  u_t = beta_t (v_t - S~^T k_t),  S_t = S~ + k_t u_t^T,  o_t = scale
-//   S_t^T q_t
 #include "kernels/cores/gates.h"
 
 namespace attnd {
@@ -12,6 +9,9 @@ const SchemaText& Schema() {
       .paper = "Kimi Linear: An Expressive, Efficient Attention Architecture (2025)",
       .summary = "Kimi Delta Attention: delta rule with a forget gate per key channel",
       .core = "delta",
+      .definition =
+          R"(The delta rule with one forget gate per key channel (Kimi Team 2025).
+  S~ = diag(e^a_t) S_{t-1},  u_t = beta_t (v_t - S~^T k_t),  S_t = S~ + k_t u_t^T,  o_t = scale S_t^T q_t)",
       .inputs =
           {"q: float[B,T,H,K]", "k: float[B,T,HK,K] ~unit", "v: float[B,T,HV,V]",
            "g: float32[B,T,HG,K] ~logdecay  # log decay, or the raw projection with another gate",

@@ -1,5 +1,3 @@
-// lightning_attention: causal linear attention with one constant decay per head (Qin et al. 2024).
-//   S_t = e^g_h S_{t-1} + k_t v_t^T,  o_t = scale S_t^T q_t
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
 #include "kernels/cores/entry_check.h"
@@ -16,6 +14,8 @@ const SchemaText& Schema() {
       .paper = "Lightning Attention-2: A Free Lunch for Handling Unlimited Sequence Lengths (2024)",
       .summary = "Causal linear attention with one constant decay per head",
       .core = "linear_recurrent",
+      .definition =
+          R"(Causal linear attention with one constant decay per head (Qin et al. 2024). S_t = e^g_h S_{t-1} + k_t v_t^T,  o_t = scale S_t^T q_t)",
       .inputs = {"q: float[B,T,H,K]", "k: float[B,T,HK,K]", "v: float[B,T,HV,V]",
                  "g: float32[HO]? ~slopes  # log decay per head, <= 0; overrides decay",
                  "initial_state: float32[M,HO,K,V]? ~small  # zeros when absent",

@@ -1,6 +1,3 @@
-// linear_attention: kernel attention with feature map phi, the base of the family (Katharopoulos et
-// al. 2020).
-//   M = sum phi(k) v^T,  z = sum phi(k),  o = scale M^T phi(q), optionally / (scale phi(q)·z + eps)
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
 #include "kernels/cores/feature_maps.h"
@@ -16,6 +13,9 @@ const SchemaText& Schema() {
           "Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention (2020)",
       .summary = "Softmax's exp(q·k) replaced by phi(q)·phi(k), causal or not",
       .core = "linear_recurrent",
+      .definition =
+          R"(Kernel attention with feature map phi, the base of the family (Katharopoulos et al. 2020).
+  M = sum phi(k) v^T,  z = sum phi(k),  o = scale M^T phi(q), optionally / (scale phi(q)·z + eps))",
       .inputs =
           {"q: float[B,T,H,K]", "k: float[B,S,HK,K]", "v: float[B,S,HV,V]",
            "k_mask: bool[B,S]? if !causal  # true: the key counts",

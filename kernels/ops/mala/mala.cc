@@ -1,8 +1,3 @@
-// mala: linear attention whose distribution sharpens as the query grows (Fan et al., "Rectifying
-// Magnitude Neglect in Linear Attention", 2025). phi = elu + 1, R the rotary positions:
-//   z_i = (scale/S) sum_j phi(q_i).phi(k_j),  a_ij = (scale/S) (R_i phi(q_i)).(R_j phi(k_j))
-//   o_i = (1 + 1/(z_i + eps)) sum_j a_ij v_j - z_i (1/S) sum_j v_j,  then + lepe(v)_i, then *
-//   gate_i
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
 #include "kernels/cores/feature_maps.h"
@@ -19,6 +14,10 @@ const SchemaText& Schema() {
       .summary =
           "Linear attention for images that keeps softmax's reaction to the query's magnitude",
       .core = "linear_global",
+      .definition =
+          R"(Linear attention whose distribution sharpens as the query grows (Fan et al., "Rectifying Magnitude Neglect in Linear Attention", 2025). phi = elu + 1, R the rotary positions:
+  z_i = (scale/S) sum_j phi(q_i).phi(k_j),  a_ij = (scale/S) (R_i phi(q_i)).(R_j phi(k_j))
+  o_i = (1 + 1/(z_i + eps)) sum_j a_ij v_j - z_i (1/S) sum_j v_j,  then + lepe(v)_i, then * gate_i)",
       .inputs = {"q: float[B,T,H,K]", "k: float[B,S,H,K]", "v: float[B,S,H,V]",
                  "gate: float[B,T,H,V]?  # multiplied in last, as it is",
                  "lepe_weight: float[H*V,kh,kw]?  # depthwise kernel over the values as an image",

@@ -1,8 +1,3 @@
-// mla: multi-head latent attention (DeepSeek-V2): softmax attention whose keys and values are
-// linear in one cached latent vector per token, shared by all heads.
-//   c~ = RMSNorm(c),  r = rope(k_rope),  k^n = W_k c~,  v = W_v c~
-//   logit(t,s) = scale (q^n_t·k^n_s + rope(q^r_t)·r_s),  s <= S0 + t,  o_t = sum_s softmax(logit)
-//   v_s
 #include <vector>
 
 #include "kernels/core/random_call.h"
@@ -24,6 +19,10 @@ const SchemaText& Schema() {
       .summary =
           "Causal softmax attention whose cache is one latent vector per token for all heads",
       .core = "softmax",
+      .definition =
+          R"(Multi-head latent attention (DeepSeek-V2): softmax attention whose keys and values are linear in one cached latent vector per token, shared by all heads.
+  c~ = RMSNorm(c),  r = rope(k_rope),  k^n = W_k c~,  v = W_v c~
+  logit(t,s) = scale (q^n_t·k^n_s + rope(q^r_t)·r_s),  s <= S0 + t,  o_t = sum_s softmax(logit) v_s)",
       .inputs =
           {"q: float[B,T,H,D]  # Dn content channels, then Dr rope channels",
            "c: float[B,T,R]  # latents, before their norm if kv_norm_weight is given",

@@ -1,6 +1,3 @@
-// neighborhood_attention: every token of a grid attends to the window of its nearest neighbours
-// (Hassani et al., "Neighborhood Attention Transformer", 2023) and to extra keys outside the grid.
-// Which neighbours: cores/neighborhood.h. o_i = softmax over them of scale q_i.k_j, times v_j.
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -25,6 +22,8 @@ const SchemaText& Schema() {
       .paper = "Neighborhood Attention Transformer (2023)",
       .summary = "Softmax attention of grid tokens to the window of their nearest neighbours",
       .core = "softmax",
+      .definition =
+          R"(Every token of a grid attends to the window of its nearest neighbours (Hassani et al., "Neighborhood Attention Transformer", 2023) and to extra keys outside the grid. Which neighbours: cores/neighborhood.h. o_i = softmax over them of scale q_i.k_j, times v_j.)",
       .inputs = {"q: float[B,N,H,K]", "k: float[B,N,HK,K]", "v: float[B,N,HV,V]",
                  "k_extra: float[B,E,HK,K]?  # keys outside the grid that every query attends to",
                  "v_extra: float[B,E,HV,V] if has(k_extra)"},

@@ -1,7 +1,3 @@
-// retention: linear attention with a fixed decay per head and rotary positions (Sun et al. 2023).
-// lam = e^g_h:
-//   S_t = lam S_{t-1} + k_t v_t^T,  n_t = lam n_{t-1} + 1,  z_t = lam z_{t-1} + k_t,  y_t = scale
-//   S_t^T q_t o = y | y / sqrt(n) | y / sqrt(n) / max(|scale q·z / sqrt(n)|, 1)
 #include "kernels/core/registry.h"
 #include "kernels/cores/recurrence_composed.h"
 #include "kernels/cores/rope.h"
@@ -17,6 +13,11 @@ const SchemaText& Schema() {
       .paper = "Retentive Network: A Successor to Transformer for Large Language Models (2023)",
       .summary = "Linear attention with a fixed decay per head and rotary positions",
       .core = "linear_recurrent",
+      .definition =
+          R"(Linear attention with a fixed decay per head and rotary positions (Sun et al. 2023). lam = e^g_h:
+  S_t = lam S_{t-1} + k_t v_t^T,  n_t = lam n_{t-1} + 1,  z_t = lam z_{t-1} + k_t
+  y_t = scale S_t^T q_t
+  o = y | y / sqrt(n) | y / sqrt(n) / max(|scale q·z / sqrt(n)|, 1))",
       .inputs = {"q: float[B,T,H,K]", "k: float[B,T,HK,K]", "v: float[B,T,HV,V]",
                  "g: float32[HO]? ~slopes  # log decay per head; log(1 - 2^(-5-h)) when absent",
                  "initial_state: float32[M,HO,K,V]? ~small  # zeros when absent",

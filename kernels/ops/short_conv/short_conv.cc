@@ -1,6 +1,3 @@
-// short_conv: causal depthwise convolution with a few taps, which mixes each channel with its last
-// W-1 values before the recurrence of a linear-attention layer.
-//   y_t[d] = bias[d] + sum_j weight[d,j] x_{t-(W-1)+j}[d],  o_t = act(y_t) + residual_t
 #include "kernels/core/registry.h"
 #include "kernels/primitives/composer.h"
 
@@ -13,6 +10,9 @@ const SchemaText& Schema() {
       .paper = "Parallelizing Linear Transformers with the Delta Rule over Sequence Length (2024)",
       .summary = "Causal depthwise convolution over time with an activation and a state",
       .core = "short_conv",
+      .definition =
+          R"(Causal depthwise convolution with a few taps, which mixes each channel with its last W-1 values before the recurrence of a linear-attention layer.
+  y_t[d] = bias[d] + sum_j weight[d,j] x_{t-(W-1)+j}[d],  o_t = act(y_t) + residual_t)",
       .inputs = {"x: float[B,T,D]", "weight: float[D,W]  # tap W-1 multiplies the current token",
                  "bias: float[D]?", "residual: float[B,T,D]?  # added after the activation",
                  "initial_state: float32[M,D,W-1]?  # the last W-1 inputs, oldest first; zeros",

@@ -1,6 +1,3 @@
-// sliding_window_attention: softmax attention to the last W positions, the query's own among them,
-// and to the first `sink` keys. With p(i) = i + S - T:
-//   allowed(i,j) = -window_right <= p(i) - j < window or (j < sink and j <= p(i) + window_right)
 #include "kernels/core/part_call.h"
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
@@ -15,6 +12,9 @@ const SchemaText& Schema() {
       .paper = "Longformer: The Long-Document Transformer (2020)",
       .summary = "Softmax attention to the last positions, the query's own counted",
       .core = "softmax",
+      .definition =
+          R"(Softmax attention to the last W positions, the query's own among them, and to the first `sink` keys. With p(i) = i + S - T:
+  allowed(i,j) = -window_right <= p(i) - j < window or (j < sink and j <= p(i) + window_right))",
       .inputs = {"q: float[B,T,H,K]", "k: float[B,S,HK,K]", "v: float[B,S,HV,V]",
                  "cu_seqlens: int32[M+1]?  # packed sequences, B = 1"},
       .attributes = {"window: int >= 1  # positions that a query reads, its own included",

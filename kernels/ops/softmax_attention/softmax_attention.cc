@@ -1,10 +1,3 @@
-// softmax_attention: scaled dot-product attention (Vaswani et al., 2017) with grouped heads,
-// windows, soft-capped scores, sinks, and the two forms of a key/value cache.
-//   s_ij = scale q_i.k_j,  Z_i = sum_{j in A(i)} exp(s_ij) (+ exp(sink)),  o_i = sum_j exp(s_ij)
-//   v_j / Z_i
-// Keys are seen as one row: what the cache holds in the order of positions, then k. Query i stands
-// at the position of the last key minus the queries after it, so that one rule of distance serves
-// all forms.
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
 #include "kernels/cores/softmax_composed.h"
@@ -19,6 +12,10 @@ const SchemaText& Schema() {
       .paper = "Attention Is All You Need (2017)",
       .summary = "Exact softmax attention: causal, windowed or masked, with a dense or ring cache",
       .core = "softmax",
+      .definition =
+          R"(Scaled dot-product attention (Vaswani et al., 2017) with grouped heads, windows, soft-capped scores, sinks, and the two forms of a key/value cache.
+  s_ij = scale q_i.k_j,  Z_i = sum_{j in A(i)} exp(s_ij) (+ exp(sink)),  o_i = sum_j exp(s_ij) v_j / Z_i
+Keys are seen as one row: what the cache holds in the order of positions, then k. Query i stands at the position of the last key minus the queries after it, so that one rule of distance serves all forms.)",
       .inputs =
           {"q: float[B,T,H,K]", "k: float[B,S,HK,K]", "v: float[B,S,HV,V]",
            "mask: bool[B,T,P+S]|[T,P+S]? if cache != 'ring'  # true = may attend",

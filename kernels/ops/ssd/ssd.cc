@@ -1,7 +1,3 @@
-// ssd: the selective state-space model whose transition is one scalar per head (Dao and Gu,
-// Mamba-2, 2024).
-//   dt' = clamp(softplus?(dt + dt_bias), dt_min, dt_max)
-//   S_t = e^(dt'_t a) S_{t-1} + b_t (dt'_t x_t)^T,  o_t = (S_t^T c_t + d x_t) silu(z_t)
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
 #include "kernels/cores/entry_check.h"
@@ -19,6 +15,10 @@ const SchemaText& Schema() {
           "Structured State Space Duality (2024)",
       .summary = "Mamba-2's selective state-space model: one scalar transition per head",
       .core = "linear_recurrent",
+      .definition =
+          R"(The selective state-space model whose transition is one scalar per head (Dao and Gu, Mamba-2, 2024).
+  dt' = clamp(softplus?(dt + dt_bias), dt_min, dt_max)
+  S_t = e^(dt'_t a) S_{t-1} + b_t (dt'_t x_t)^T,  o_t = (S_t^T c_t + d x_t) silu(z_t))",
       .inputs = {"x: float[B,T,H,P]  # values",
                  "dt: float32[B,T,H] ~positive  # steps, or what softplus makes steps of",
                  "a: float32[H]? ~slopes  # negative; or a_log instead",
