@@ -41,7 +41,7 @@ void SessionManager::Create(v1::CreateSessionRequest request, SessionDone done) 
 
 // On the writer's thread.
 void SessionManager::CreateWith(const std::string& id, const v1::SessionRecord& record,
-                                SessionDone done) {
+                                SessionDone done, const SessionLog* parent) {
   // Repeated, it answers with the session that it made.
   if (absl::StatusOr<SessionPtr> there = Recover(id); there.ok()) {
     const SessionLog& log = (*there)->log();
@@ -57,7 +57,7 @@ void SessionManager::CreateWith(const std::string& id, const v1::SessionRecord& 
   auto session = std::make_shared<LiveSession>(id);
   session->durability = DurabilityOf(record.created().durability());
   absl::Status status = Equip(*session, record.created());
-  if (status.ok()) status = session->Apply(record);
+  if (status.ok()) status = session->Apply(record, parent);
   if (status.ok() && record.created().has_state()) {
     absl::StatusOr<SharedOperatorState> base =
         FromWire(std::make_shared<const v1::OperatorState>(record.created().state()));
@@ -246,18 +246,20 @@ void SessionManager::Fork(v1::ForkRequest request, SessionDone done) {
     const std::string fork = request.new_session().empty() ? NewSessionId() : request.new_session();
     writer_.Run([this, session, fork, position, record = std::move(record),
                  done = std::move(done)]() mutable {
-      CreateWith(fork, record,
-                 [this, session, fork, position,
-                  done = std::move(done)](absl::StatusOr<v1::Session> made) mutable {
-                   if (made.ok()) {
-                     metrics_.forks.Increment();
-                     FaultPoint("fork.created");
-                     ShareStates(*session, fork, position);
-                     FaultPoint("fork.shared");
-                   }
-                   session->Leave();
-                   done(std::move(made));
-                 });
+      CreateWith(
+          fork, record,
+          [this, session, fork, position,
+           done = std::move(done)](absl::StatusOr<v1::Session> made) mutable {
+            if (made.ok()) {
+              metrics_.forks.Increment();
+              FaultPoint("fork.created");
+              ShareStates(*session, fork, position);
+              FaultPoint("fork.shared");
+            }
+            session->Leave();
+            done(std::move(made));
+          },
+          &session->log());
     });
   });
 }

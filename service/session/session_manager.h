@@ -226,7 +226,8 @@ class SessionManager {
   void StoreCheckpoint(const SessionPtr& session, LiveSession::Anchor anchor);
   // Before AfterPiece, what was read since `reading`.
   void CountRead(LiveSession& session);
-  void CreateWith(const std::string& id, const v1::SessionRecord& record, SessionDone done);
+  void CreateWith(const std::string& id, const v1::SessionRecord& record, SessionDone done,
+                  const SessionLog* parent = nullptr);
   // Lets `give` set the states of a session that nobody has used yet.
   void GiveStates(const std::string& id, absl::FunctionRef<void(LiveSession&)> give)
       ABSL_LOCKS_EXCLUDED(mu_);

@@ -168,7 +168,9 @@ absl::StatusOr<models::SequenceState> SessionManager::GetState(const LiveSession
   const uint64_t shared = std::min(most, created.forked_at());
   if (created.parent().empty() || reached + limits_.anchor_every > shared) return own;
   const auto parents_hash_at = [&](uint64_t position) {
-    return SessionLog::ChainHashOf(created.parent_seed(), log.tokens().subspan(0, position));
+    return created.parent_seed() == created.seed()
+               ? log.ChainHashAt(position)
+               : SessionLog::ChainHashOf(created.parent_seed(), log.tokens().subspan(0, position));
   };
   absl::StatusOr<models::SequenceState> parents = absl::NotFoundError("no state of the parent");
   found = FindState(session, created.parent(), shared, parents_hash_at, taken_by(parents));
