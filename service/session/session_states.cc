@@ -193,8 +193,9 @@ absl::Status SessionManager::FindState(
       if (!hash.empty() && absl::StartsWith(*bytes, hash)) {
         absl::Status taken = take(info.position, absl::string_view(*bytes).substr(hash.size()));
         damaged = absl::IsDataLoss(taken);
-        if (!damaged) return taken;
-        metrics_.corruptions.Increment();  // The store counts what it finds itself.
+        if (!damaged && !absl::IsFailedPrecondition(taken)) return taken;
+        // The store counts what it finds itself.
+        (damaged ? metrics_.corruptions : metrics_.foreign_states).Increment();
       }
     }
     // A damaged cache is no loss: the log is whole, and older states may be.
