@@ -209,6 +209,10 @@ TEST_P(LanguageModelTest, AnImageGoesOnAsTheStateDoes) {
     EXPECT_FALSE(model_->LoadState(bytes.substr(0, size)).ok()) << size;
   }
   EXPECT_FALSE(model_->LoadState(bytes + "x").ok());
+  EXPECT_EQ(model_->LoadState("x" + bytes).status().code(), absl::StatusCode::kDataLoss);
+  std::string foreign = bytes;
+  foreign.replace(0, 8, model_->device() == Device::kCpu ? "ucstate1" : "tnstate1");
+  EXPECT_EQ(model_->LoadState(foreign).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_FALSE(SequenceState::Load(model_->layouts().subspan(1), bytes).ok());
 }
 

@@ -17,7 +17,7 @@ static_assert(kPage == kPagePositions);
 // fixed size, its floats of a page, and which pages are there: the first one, and one after the
 // last.
 constexpr uint64_t kMagic = 0x31657461'74736e74;      // "tnstate1", read backwards.
-constexpr uint64_t kCudaMagic = 0x31657461'74736375;  // "custate1".
+constexpr uint64_t kCudaMagic = 0x31657461'74736375;  // "ucstate1".
 
 void Put(uint64_t value, std::string& out) {
   out.append(reinterpret_cast<const char*>(&value), sizeof(value));
@@ -220,7 +220,12 @@ absl::StatusOr<SequenceState> SequenceState::Load(absl::Span<const LayerLayout> 
   absl::StatusOr<SequenceState> state = Create(layouts, std::move(device));
   if (!state.ok()) return state.status();
   ImageReader reader(bytes);
-  if (reader.Number() != state->magic()) return bad();
+  if (const uint64_t magic = reader.Number(); magic != state->magic()) {
+    if (magic != kMagic && magic != kCudaMagic) return bad();
+    return absl::FailedPreconditionError(
+        absl::StrCat("state: given one that a device of another kind computed, expected one of ",
+                     Name(state->device())));
+  }
   state->position_ = static_cast<int64_t>(reader.Number());
   if (reader.Number() != layouts.size() || state->position_ < 0) return bad();
   const auto pages = static_cast<uint64_t>((state->position_ + kPage - 1) / kPage);

@@ -69,8 +69,8 @@ class SequenceState {
     std::shared_ptr<const SequenceState> copy;
   };
   absl::Status Save(Image& image) const;
-  // The way back. DATA_LOSS if the bytes are no image of a state of these layouts that a device of
-  // this kind computed.
+  // The way back. DATA_LOSS if the bytes are no image of a state of these layouts;
+  // FAILED_PRECONDITION if a device of another kind computed it.
   static absl::StatusOr<SequenceState> Load(absl::Span<const LayerLayout> layouts,
                                             absl::string_view bytes,
                                             std::shared_ptr<Backend> device = nullptr);

@@ -12,13 +12,21 @@
 
 namespace attnd {
 
+// Looked up once: that costs more than hashing some bytes.
+inline const EVP_MD* Sha256Method() {
+  static const EVP_MD* const method = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+  return method;
+}
+
 class Sha256Stream {
  public:
-  Sha256Stream() { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }
+  Sha256Stream() { Start(); }
+  // Forgets what was added.
+  void Start() { EVP_DigestInit_ex(context_.get(), Sha256Method(), nullptr); }
   void Add(absl::string_view bytes) {
     EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size());
   }
-  // The 32 bytes of the digest of everything added. Once, and last.
+  // The 32 bytes of the digest of everything added. Once for each start, and last.
   std::string Finish() {
     std::string digest(32, '\0');
     EVP_DigestFinal_ex(context_.get(), reinterpret_cast<unsigned char*>(digest.data()), nullptr);
@@ -32,7 +40,8 @@ class Sha256Stream {
 
 // The 32 bytes of the digest of all parts, one after another.
 inline std::string Sha256(absl::Span<const absl::string_view> parts) {
-  Sha256Stream digest;
+  thread_local Sha256Stream digest;
+  digest.Start();
   for (const absl::string_view part : parts) digest.Add(part);
   return digest.Finish();
 }

@@ -85,7 +85,10 @@ SessionMetrics::SessionMetrics(prometheus::Registry& registry)
       sync(Latency(registry, "attnd_store_sync_seconds",
                    "Writes that return when they are on the medium.")),
       corruptions(Counter(registry, "attnd_store_corruptions_total",
-                          "Damage that the store found in what it holds.")) {
+                          "Damage that the store found in what it holds.")),
+      foreign_states(Counter(registry, "attnd_store_foreign_states_total",
+                             "States in the store that were passed over because a device of "
+                             "another kind computed them.")) {
   for (const Tier tier : {Tier::kHost, Tier::kStore, Tier::kTokens}) {
     restore_seconds_.Add({{"from_tier", Name(tier)}}, ComputeBuckets());
     restores_.Add({{"from_tier", Name(tier)}, {"result", "ok"}});

@@ -53,6 +53,7 @@ class SessionMetrics {
   prometheus::Counter& state_bytes;
   prometheus::Histogram& sync;
   prometheus::Counter& corruptions;
+  prometheus::Counter& foreign_states;
 };
 
 }  // namespace attnd

@@ -47,9 +47,9 @@ bool LiveSession::idle() const {
   return !busy_;
 }
 
-absl::Status LiveSession::Apply(const v1::SessionRecord& record) {
+absl::Status LiveSession::Apply(const v1::SessionRecord& record, const SessionLog* parent) {
   absl::MutexLock lock(&mu_);
-  return log_.Apply(record);
+  return log_.Apply(record, parent);
 }
 
 void LiveSession::set_durable(uint64_t position) {

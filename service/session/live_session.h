@@ -43,7 +43,8 @@ class LiveSession {
   // What clients see; any thread.
   v1::Session Describe() const ABSL_LOCKS_EXCLUDED(mu_);
   // Applies a record of this session's log; in a turn.
-  absl::Status Apply(const v1::SessionRecord& record) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status Apply(const v1::SessionRecord& record, const SessionLog* parent = nullptr)
+      ABSL_LOCKS_EXCLUDED(mu_);
   void set_durable(uint64_t position) ABSL_LOCKS_EXCLUDED(mu_);
 
   // In a turn.

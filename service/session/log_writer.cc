@@ -55,7 +55,8 @@ void LogWriter::Loop() {
 }
 
 // One write for all; where it is refused, one for each, so that a session with a stale epoch or a
-// full quota takes no other down.
+// full quota takes no other down. A medium that could not do as asked in time is not asked again:
+// only for those that ask less.
 void LogWriter::WriteRun(std::vector<Item>& items, size_t begin, size_t end) {
   Durability durability = Durability::kNone;
   std::vector<SessionStore::Entry> entries;
@@ -68,10 +69,11 @@ void LogWriter::WriteRun(std::vector<Item>& items, size_t begin, size_t end) {
   FaultPoint("writer.batch.after");
   for (size_t i = begin; i < end; ++i) {
     const SessionStore::Entry& entry = items[i].entry;
+    const bool settled = together.ok() || end - begin == 1 ||
+                         (absl::IsUnavailable(together) && items[i].durability == durability);
     std::move(items[i].done)(
-        together.ok() || end - begin == 1
-            ? together
-            : store_.Append(entry.session, entry.epoch, entry.record, items[i].durability));
+        settled ? together
+                : store_.Append(entry.session, entry.epoch, entry.record, items[i].durability));
     FaultPoint("writer.told");
   }
 }

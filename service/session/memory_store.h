@@ -14,7 +14,7 @@
 
 namespace attnd {
 
-class MemoryStore final : public SessionStore {
+class MemoryStore : public SessionStore {
  public:
   absl::StatusOr<uint64_t> Acquire(absl::string_view session) override;
   absl::Status Append(absl::string_view session, uint64_t epoch, const Record& record,

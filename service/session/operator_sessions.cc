@@ -403,16 +403,13 @@ void SessionManager::ForkOperator(const SessionPtr& session, const v1::ForkReque
           *record.mutable_created()->mutable_state() = ToWire(**state);
           record.mutable_created()->set_begin_hash(session->log().ChainHashAt(position));
         }
-        writer_.Run([this, session, fork, record = std::move(record),
-                     done = std::move(done)]() mutable {
-          CreateWith(
-              fork, record,
-              [this, session, done = std::move(done)](absl::StatusOr<v1::Session> made) mutable {
-                if (made.ok()) metrics_.forks.Increment();
-                session->Leave();
-                done(std::move(made));
-              });
-        });
+        CreateSoon(
+            MakeSession(fork, std::move(record)),
+            [this, session, done = std::move(done)](absl::StatusOr<v1::Session> made) mutable {
+              if (made.ok()) metrics_.forks.Increment();
+              session->Leave();
+              done(std::move(made));
+            });
       });
 }
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "service/session/fault_point.h"
 
 namespace attnd {
 namespace {
@@ -113,7 +114,10 @@ absl::Status FromReply(const redisReply& reply) {
   for (const absl::string_view passing :
        {"LOADING", "READONLY", "MASTERDOWN", "MISCONF", "BUSY", "NOREPLICAS", "CLUSTERDOWN",
         "TRYAGAIN", "NOAUTH", "WRONGPASS", "ERR max number of clients"}) {
-    if (absl::StartsWith(text, passing)) return absl::UnavailableError(message);
+    if (absl::StartsWith(text, passing)) {
+      return absl::UnavailableError(
+          absl::StrCat("the sessions' Redis cannot serve now (", text, "): repeat the call later"));
+    }
   }
   // A value that is not what was put there.
   if (absl::StartsWith(text, "WRONGTYPE") || absl::StrContains(text, "not an integer")) {
@@ -194,6 +198,10 @@ absl::Status RedisConnection::Send(absl::Span<const Command> commands,
       return Lost("no memory");
     }
   }
+  // What cannot be written shows where the replies are read.
+  for (int sent = 0; sent == 0 && redisBufferWrite(context_.get(), &sent) == REDIS_OK;) {
+  }
+  FaultPoint("redis.sent");
   absl::Status failed;
   for (size_t i = 0; i < commands.size(); ++i) {
     void* reply = nullptr;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "models/sha256.h"
+#include "service/session/fault_point.h"
 #include "service/session/redis_scripts.h"
 
 namespace attnd {
@@ -18,7 +19,8 @@ namespace {
 constexpr size_t kSeal = 16;
 // What Redis takes as one value, unless it is set up for less.
 constexpr uint64_t kMaxState = 512 << 20;
-constexpr absl::string_view kReplicaPatience = "2000";  // Milliseconds.
+// Milliseconds: for replicas that had the last write, and for those that did not.
+constexpr absl::string_view kReplicaPatience = "2000", kShortPatience = "50";
 
 absl::string_view Text(const redisReply& reply) { return {reply.str, reply.len}; }
 
@@ -132,6 +134,7 @@ absl::StatusOr<std::unique_ptr<RedisStore>> RedisStore::Open(const RedisOptions&
                        ", expected noeviction or a volatile policy"));
     }
   }
+  FaultPoint("redis.opened");
   return store;
 }
 
@@ -142,14 +145,15 @@ absl::StatusOr<RedisStore::Reply> RedisStore::Call(absl::string_view script,
   std::vector<RedisConnection::Command> commands = {{"EVAL", body, "1", options_.address.prefix}};
   commands[0].insert(commands[0].end(), arguments.begin(), arguments.end());
   const std::string replicas = absl::StrCat(options_.address.replicas);
+  absl::MutexLock lock(&mu_);
   if (durability == Durability::kSync) {
     if (options_.address.replicas > 0) {
-      commands.push_back({"WAIT", replicas, kReplicaPatience});
+      // Everything waits with a call that waits for a replica: long only for the first in vain.
+      commands.push_back({"WAIT", replicas, replicated_ ? kReplicaPatience : kShortPatience});
     } else {
       commands.push_back({"CONFIG", "GET", "append*"});
     }
   }
-  absl::MutexLock lock(&mu_);
   absl::StatusOr<std::vector<Reply>> replies = connection_.Run(commands);
   if (!replies.ok()) return replies.status();
   Reply& answer = replies->front();
@@ -161,7 +165,7 @@ absl::StatusOr<RedisStore::Reply> RedisStore::Call(absl::string_view script,
     const redisReply& durable = *replies->back();
     if (options_.address.replicas == 0) {
       if (absl::Status s = CheckSyncs(durable); !s.ok()) return s;
-    } else if (durable.integer < options_.address.replicas) {
+    } else if (replicated_ = durable.integer >= options_.address.replicas; !replicated_) {
       return absl::UnavailableError(
           absl::StrCat("SYNC sessions: ", durable.integer, " of ", options_.address.replicas,
                        " replicas have the write: repeat the call later"));
@@ -171,7 +175,9 @@ absl::StatusOr<RedisStore::Reply> RedisStore::Call(absl::string_view script,
 }
 
 absl::StatusOr<uint64_t> RedisStore::Acquire(absl::string_view session) {
+  FaultPoint("redis.acquire.before");
   const absl::StatusOr<Reply> reply = Call(redis_scripts::kAcquire, {session});
+  FaultPoint("redis.acquire.after");
   if (!reply.ok()) return reply.status();
   uint64_t epoch = 0;
   if (!absl::SimpleAtoi(Text(Element(**reply, 1)), &epoch)) return Damaged(session, "its epoch");
@@ -194,7 +200,10 @@ absl::Status RedisStore::AppendAll(absl::Span<const Entry> entries, Durability d
     words.push_back(Seal("record", entry.session, record.sequence, record.bytes) + record.bytes);
   }
   const std::vector<absl::string_view> arguments(words.begin(), words.end());
-  return Call(redis_scripts::kAppend, arguments, durability).status();
+  FaultPoint("redis.append.before");
+  absl::Status status = Call(redis_scripts::kAppend, arguments, durability).status();
+  FaultPoint("redis.append.after");
+  return status;
 }
 
 absl::StatusOr<std::vector<SessionStore::Record>> RedisStore::ReadLog(absl::string_view session,
@@ -204,6 +213,7 @@ absl::StatusOr<std::vector<SessionStore::Record>> RedisStore::ReadLog(absl::stri
   const absl::StatusOr<Reply> reply =
       Call(redis_scripts::kReadLog, {session, absl::StrCat(first), last});
   if (!reply.ok()) return reply.status();
+  FaultPoint("redis.read_log");
   const redisReply& sealed = Element(**reply, 1);
   std::vector<Record> records;
   for (size_t i = 0; i < sealed.elements; ++i) {
@@ -229,14 +239,17 @@ absl::Status RedisStore::PutState(absl::string_view session, uint64_t epoch, con
   }
   StateInfo own = info;
   own.bytes = state.size();
-  return Call(redis_scripts::kPutState,
-              // States are caches: they leave the last tenth to logs.
-              {session, absl::StrCat(epoch),
-               absl::StrCat(options_.max_bytes - options_.max_bytes / 10),
-               absl::StrCat(info.position),
-               Describe(session, own, Seal("state", session, info.position, state)), state},
-              durability)
-      .status();
+  FaultPoint("redis.put_state.before");
+  absl::Status status =
+      Call(redis_scripts::kPutState,
+           // States are caches: they leave the last tenth to logs.
+           {session, absl::StrCat(epoch),
+            absl::StrCat(options_.max_bytes - options_.max_bytes / 10), absl::StrCat(info.position),
+            Describe(session, own, Seal("state", session, info.position, state)), state},
+           durability)
+          .status();
+  FaultPoint("redis.put_state.after");
+  return status;
 }
 
 absl::StatusOr<std::string> RedisStore::GetState(absl::string_view session, uint64_t position,
@@ -294,7 +307,10 @@ absl::StatusOr<std::vector<std::string>> RedisStore::ListExpired(uint64_t second
 }
 
 absl::Status RedisStore::Delete(absl::string_view session, uint64_t epoch) {
-  return Call(redis_scripts::kDelete, {session, absl::StrCat(epoch)}).status();
+  FaultPoint("redis.delete.before");
+  absl::Status status = Call(redis_scripts::kDelete, {session, absl::StrCat(epoch)}).status();
+  FaultPoint("redis.delete.after");
+  return status;
 }
 
 absl::StatusOr<std::vector<std::string>> RedisStore::List(absl::string_view prefix,

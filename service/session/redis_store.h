@@ -3,8 +3,9 @@
 // and where it belongs, so that what comes back changed, or in another's place, is DATA_LOSS.
 //
 // kSync is what Redis can promise of it: with `appendfsync always` a record is in the server's file
-// before the answer; with replicas asked for, that many have it in memory. A server that is set up
-// for neither is refused for kSync with FAILED_PRECONDITION. kAsync and kNone survive what the
+// before the answer; with replicas asked for, that many have it in memory, or the change is
+// UNAVAILABLE: the server has it then, and Flush tells when the replicas do. A server that is set
+// up for neither is refused for kSync with FAILED_PRECONDITION. kAsync and kNone survive what the
 // server's own settings let survive.
 //
 // Owners on several machines may share a server: an owner whose session was acquired by another is
@@ -76,6 +77,7 @@ class RedisStore final : public SessionStore {
   const RedisOptions options_;
   absl::Mutex mu_;
   RedisConnection connection_ ABSL_GUARDED_BY(mu_);
+  bool replicated_ ABSL_GUARDED_BY(mu_) = true;  // The last write that waited for replicas.
   Usage usage_ ABSL_GUARDED_BY(mu_) = {};
 };
 

@@ -150,6 +150,9 @@ TEST_F(RedisStoreTest, SyncIsRefusedWhereRedisCannotPromiseIt) {
   const auto replicated = RedisStore::Open({.address = address}).value();
   EXPECT_EQ(replicated->Append("s", epoch, {2, "c"}, Durability::kSync).code(),
             absl::StatusCode::kUnavailable);
+  const absl::Time begin = absl::Now();
+  EXPECT_EQ(replicated->Flush().code(), absl::StatusCode::kUnavailable);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(1)) << "nobody waits as long again";
   Ask({"CONFIG", "SET", "maxmemory-policy", "allkeys-lru"});
   EXPECT_EQ(RedisStore::Open({.address = address}).status().code(),
             absl::StatusCode::kFailedPrecondition);

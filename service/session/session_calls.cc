@@ -35,18 +35,44 @@ void SessionManager::Create(v1::CreateSessionRequest request, SessionDone done) 
     created.set_idle_seconds(request.idle_seconds() > 0 ? request.idle_seconds()
                                                         : limits_.idle_seconds);
     *created.mutable_labels() = request.labels();
-    CreateWith(id, record, std::move(done));
+    Create(MakeSession(id, std::move(record)), std::move(done));
   });
 }
 
-// On the writer's thread.
-void SessionManager::CreateWith(const std::string& id, const v1::SessionRecord& record,
-                                SessionDone done) {
+absl::StatusOr<SessionManager::NewSession> SessionManager::MakeSession(const std::string& id,
+                                                                       v1::SessionRecord record,
+                                                                       const SessionLog* parent) {
+  NewSession made{std::make_shared<LiveSession>(id), ""};
+  LiveSession& session = *made.session;
+  v1::SessionRecord::Created& created = *record.mutable_created();
+  session.durability = DurabilityOf(created.durability());
+  if (session.durability != Durability::kNone) made.record = record.SerializeAsString();
+  if (absl::Status s = session.Apply(record, parent); !s.ok()) return s;
+  if (created.has_state()) {
+    absl::StatusOr<SharedOperatorState> base =
+        FromWire(std::shared_ptr<const v1::OperatorState>(created.release_state()));
+    if (!base.ok()) return base.status();
+    session.op_base = *std::move(base);
+    session.NoteStateBytes();
+  }
+  return made;
+}
+
+void SessionManager::CreateSoon(absl::StatusOr<NewSession> made, SessionDone done) {
+  writer_.Run([this, made = std::move(made), done = std::move(done)]() mutable {
+    Create(std::move(made), std::move(done));
+  });
+}
+
+void SessionManager::Create(absl::StatusOr<NewSession> made, SessionDone done) {
+  if (!made.ok()) return done(made.status());
+  const SessionPtr session = std::move(made->session);
+  const std::string& id = session->id();
   // Repeated, it answers with the session that it made.
   if (absl::StatusOr<SessionPtr> there = Recover(id); there.ok()) {
     const SessionLog& log = (*there)->log();
-    if (log.creation_key() == record.idempotency_key() &&
-        log.creation().hash == record.request_hash()) {
+    if (log.creation_key() == session->log().creation_key() &&
+        log.creation().hash == session->log().creation().hash) {
       return done((*there)->Describe());
     }
     return done(absl::AlreadyExistsError(absl::StrCat("session ", id, ": exists already")));
@@ -54,17 +80,7 @@ void SessionManager::CreateWith(const std::string& id, const v1::SessionRecord& 
     return done(there.status());
   }
   if (absl::Status s = CheckCount(); !s.ok()) return done(s);
-  auto session = std::make_shared<LiveSession>(id);
-  session->durability = DurabilityOf(record.created().durability());
-  absl::Status status = Equip(*session, record.created());
-  if (status.ok()) status = session->Apply(record);
-  if (status.ok() && record.created().has_state()) {
-    absl::StatusOr<SharedOperatorState> base =
-        FromWire(std::make_shared<const v1::OperatorState>(record.created().state()));
-    status = base.status();
-    if (base.ok()) session->op_base = *std::move(base);
-    session->NoteStateBytes();
-  }
+  absl::Status status = Equip(*session, session->log().created());
   if (status.ok() && session->durability != Durability::kNone) {
     const absl::StatusOr<uint64_t> epoch = store_.Acquire(id);
     status = epoch.status();
@@ -72,7 +88,7 @@ void SessionManager::CreateWith(const std::string& id, const v1::SessionRecord& 
       FaultPoint("create.acquired");
       session->epoch = *epoch;
       session->records_written = 1;
-      status = store_.Append(id, *epoch, {0, record.SerializeAsString()}, session->durability);
+      status = store_.Append(id, *epoch, {0, std::move(made->record)}, session->durability);
       session->set_durable(session->log().position());
     }
   }
@@ -244,9 +260,10 @@ void SessionManager::Fork(v1::ForkRequest request, SessionDone done) {
     created.mutable_tokens()->Assign(log.tokens().begin(),
                                      log.tokens().begin() + static_cast<int64_t>(position));
     const std::string fork = request.new_session().empty() ? NewSessionId() : request.new_session();
-    writer_.Run([this, session, fork, position, record = std::move(record),
+    const bool hashes = created.seed() != log.created().seed();
+    auto make = [this, session, fork, position, record = std::move(record),
                  done = std::move(done)]() mutable {
-      CreateWith(fork, record,
+      CreateSoon(MakeSession(fork, std::move(record), &session->log()),
                  [this, session, fork, position,
                   done = std::move(done)](absl::StatusOr<v1::Session> made) mutable {
                    if (made.ok()) {
@@ -258,7 +275,9 @@ void SessionManager::Fork(v1::ForkRequest request, SessionDone done) {
                    session->Leave();
                    done(std::move(made));
                  });
-    });
+    };
+    // All tokens anew, where the parent's hashes are not the fork's.
+    hashes ? work_.Run(std::move(make)) : make();
   });
 }
 

@@ -88,16 +88,33 @@ absl::Status SessionLog::CheckRetained(uint64_t position) const {
       path_.EndsAround(position)));
 }
 
-absl::Status SessionLog::Apply(const v1::SessionRecord& record) {
+// With the tokens that the session was created with.
+void SessionLog::Begin(const SessionLog* parent) {
+  const auto& tokens = created_.tokens();
+  const auto count = static_cast<uint64_t>(tokens.size());
+  const auto same = [](uint32_t a, int32_t b) { return static_cast<int32_t>(a) == b; };
+  if (parent != nullptr && parent->created_.seed() == created_.seed() &&
+      count <= parent->tokens_.size() &&
+      std::equal(tokens.begin(), tokens.end(), parent->tokens_.begin(), same)) {
+    tokens_.assign(tokens.begin(), tokens.end());
+    chain_hash_ = parent->ChainHashAt(count);
+    marks_.assign(parent->marks_.begin(),
+                  parent->marks_.begin() + static_cast<int64_t>(count / kMarkEvery + 1));
+    return;
+  }
+  chain_hash_ = ChainHashOf(created_.seed(), {});
+  marks_ = {chain_hash_};
+  for (const uint32_t token : tokens) Push(static_cast<int32_t>(token));
+}
+
+absl::Status SessionLog::Apply(const v1::SessionRecord& record, const SessionLog* parent) {
   if (absl::Status s = Check(record); !s.ok()) return s;
   const uint64_t begin = position();
   int64_t decode = -1;
   switch (record.change_case()) {
     case v1::SessionRecord::kCreated:
       created_ = record.created();
-      chain_hash_ = ChainHashOf(created_.seed(), {});
-      marks_ = {chain_hash_};
-      for (const uint32_t token : created_.tokens()) Push(static_cast<int32_t>(token));
+      Begin(parent);
       created_.clear_tokens();
       if (is_operator()) {
         path_ = created_.has_state() ? InputPath(created_.state().position(), created_.begin_hash())

@@ -57,7 +57,8 @@ class SessionLog {
 
   // Checks a record against what came before and applies it. INTERNAL for a record that cannot
   // follow (a log of another session, or damage that checksums missed); nothing has changed then.
-  absl::Status Apply(const v1::SessionRecord& record);
+  // `parent`: of a fork its parent's log, which saves hashing the tokens that both have; or null.
+  absl::Status Apply(const v1::SessionRecord& record, const SessionLog* parent = nullptr);
 
   const v1::SessionRecord::Created& created() const { return created_; }
   absl::Span<const int32_t> tokens() const { return tokens_; }
@@ -103,6 +104,7 @@ class SessionLog {
  private:
   absl::Status Check(const v1::SessionRecord& record) const;
   void Push(int32_t token);
+  void Begin(const SessionLog* parent);
   void Truncate(uint64_t position);
   void EndOpenDecode();
   void Remember(const v1::SessionRecord& record, uint64_t begin, int64_t decode);

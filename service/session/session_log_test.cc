@@ -65,6 +65,32 @@ TEST(SessionLogTest, ChainHashesAreThoseOfTheTokens) {
   }
 }
 
+TEST(SessionLogTest, AForkHasTheHashesOfItsTokensWhateverItsParentHas) {
+  SessionLog parent;
+  ASSERT_TRUE(parent.Apply(Created(5)).ok());
+  std::vector<uint32_t> tokens(1000);
+  for (uint32_t& token : tokens) token = static_cast<uint32_t>(&token - tokens.data()) % 7;
+  ASSERT_TRUE(parent.Apply(Appended(parent, tokens, 0)).ok());
+  for (const uint64_t seed : {5, 6}) {
+    for (const size_t count : {0, 100, 256, 700, 1000}) {
+      for (const bool own : {true, false}) {
+        v1::SessionRecord record = Created(seed);
+        record.mutable_created()->mutable_tokens()->Assign(
+            tokens.begin(), tokens.begin() + static_cast<int64_t>(count));
+        // Not the parent's tokens after all.
+        if (!own && count > 0) record.mutable_created()->set_tokens(static_cast<int>(count / 2), 9);
+        SessionLog fork;
+        ASSERT_TRUE(fork.Apply(record, &parent).ok());
+        ASSERT_TRUE(fork.Apply(Appended(fork, {1, 2, 3}, 0)).ok());
+        EXPECT_EQ(fork.position(), count + 3);
+        EXPECT_EQ(fork.chain_hash(), SessionLog::ChainHashOf(seed, fork.tokens()));
+        EXPECT_EQ(fork.ChainHashAt(count / 2),
+                  SessionLog::ChainHashOf(seed, fork.tokens().subspan(0, count / 2)));
+      }
+    }
+  }
+}
+
 TEST(SessionLogTest, SnapshotsKeepTheirTokens) {
   SessionLog log;
   ASSERT_TRUE(log.Apply(Created(7)).ok());

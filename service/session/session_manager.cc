@@ -106,6 +106,10 @@ absl::StatusOr<SessionManager::SessionPtr> SessionManager::Recover(const std::st
   absl::StatusOr<uint64_t> epoch = store_.Acquire(id);
   if (!epoch.ok()) return epoch.status();
   session->epoch = *epoch;
+  // What was written and not promised is promised as soon as somebody hears of it.
+  if (session->durability == Durability::kSync) {
+    if (absl::Status s = store_.Flush(); !s.ok()) return s;
+  }
   FaultPoint("recover.acquired");
   return Add(std::move(session));
 }

@@ -34,6 +34,7 @@
 #include "service/session/model_table.h"
 #include "service/session/requests.h"
 #include "service/session/session_store.h"
+#include "service/session/work_thread.h"
 
 namespace attnd {
 
@@ -226,7 +227,17 @@ class SessionManager {
   void StoreCheckpoint(const SessionPtr& session, LiveSession::Anchor anchor);
   // Before AfterPiece, what was read since `reading`.
   void CountRead(LiveSession& session);
-  void CreateWith(const std::string& id, const v1::SessionRecord& record, SessionDone done);
+  // A session that is to be: what takes time with its size is done, on any thread.
+  struct NewSession {
+    SessionPtr session;
+    std::string record;  // The first of its log; empty where the store will have none.
+  };
+  // `parent`: of a fork its parent's log, in the parent's turn; or null.
+  static absl::StatusOr<NewSession> MakeSession(const std::string& id, v1::SessionRecord record,
+                                                const SessionLog* parent = nullptr);
+  // Brings it to the store and to memory. On the writer's thread; CreateSoon: from any.
+  void Create(absl::StatusOr<NewSession> made, SessionDone done);
+  void CreateSoon(absl::StatusOr<NewSession> made, SessionDone done);
   // Lets `give` set the states of a session that nobody has used yet.
   void GiveStates(const std::string& id, absl::FunctionRef<void(LiveSession&)> give)
       ABSL_LOCKS_EXCLUDED(mu_);
@@ -279,7 +290,8 @@ class SessionManager {
   // The latest state in the store that has read `most` of the session's tokens at most.
   absl::StatusOr<models::SequenceState> GetState(const LiveSession& session, uint64_t most);
   // The latest at `most` or before among the states of session `id`, this one or its parent, that
-  // stands behind the right hash and that `take` takes: DATA_LOSS of it sends the search on.
+  // stands behind the right hash and that `take` takes: DATA_LOSS of it, or FAILED_PRECONDITION for
+  // another device's, sends the search on.
   // NOT_FOUND where there is none.
   absl::Status FindState(const LiveSession& session, const std::string& id, uint64_t most,
                          absl::FunctionRef<std::string(uint64_t)> hash_at,
@@ -323,6 +335,7 @@ class SessionManager {
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   const std::shared_ptr<FileRoom> file_room_;
   LogWriter writer_;
+  WorkThread work_;
   std::thread housekeeper_;
 };
 

@@ -375,15 +375,18 @@ TEST_F(SessionManagerTest, DamagedStatesAreReplacedByReplaying) {
       } else {
         const size_t magic = bytes.find("tnstate1");
         ASSERT_NE(magic, std::string::npos);
-        bytes.replace(magic, 8, "custate1");
+        bytes.replace(magic, 8, "ucstate1");
       }
       const absl::string_view part = bytes;
       ASSERT_TRUE(store_.PutState(id, epoch, info, {&part, 1}, Durability::kAsync).ok());
     }
-    const double before = Counted("attnd_store_corruptions_total", {});
+    const auto corruptions = [&] { return Counted("attnd_store_corruptions_total", {}); };
+    const auto foreign = [&] { return Counted("attnd_store_foreign_states_total", {}); };
+    const double corruptions_before = corruptions(), foreign_before = foreign();
     EXPECT_EQ(Decode(id, 20), expected) << damaged;
-    EXPECT_EQ(Counted("attnd_store_corruptions_total", {}) - before,
-              std::min(damaged, states.size()));
+    const size_t changed = std::min(damaged, states.size());
+    EXPECT_EQ(corruptions() - corruptions_before, (changed + 1) / 2);
+    EXPECT_EQ(foreign() - foreign_before, changed / 2);
   }
 }
 

@@ -168,7 +168,9 @@ absl::StatusOr<models::SequenceState> SessionManager::GetState(const LiveSession
   const uint64_t shared = std::min(most, created.forked_at());
   if (created.parent().empty() || reached + limits_.anchor_every > shared) return own;
   const auto parents_hash_at = [&](uint64_t position) {
-    return SessionLog::ChainHashOf(created.parent_seed(), log.tokens().subspan(0, position));
+    return created.parent_seed() == created.seed()
+               ? log.ChainHashAt(position)
+               : SessionLog::ChainHashOf(created.parent_seed(), log.tokens().subspan(0, position));
   };
   absl::StatusOr<models::SequenceState> parents = absl::NotFoundError("no state of the parent");
   found = FindState(session, created.parent(), shared, parents_hash_at, taken_by(parents));
@@ -191,8 +193,9 @@ absl::Status SessionManager::FindState(
       if (!hash.empty() && absl::StartsWith(*bytes, hash)) {
         absl::Status taken = take(info.position, absl::string_view(*bytes).substr(hash.size()));
         damaged = absl::IsDataLoss(taken);
-        if (!damaged) return taken;
-        metrics_.corruptions.Increment();  // The store counts what it finds itself.
+        if (!damaged && !absl::IsFailedPrecondition(taken)) return taken;
+        // The store counts what it finds itself.
+        (damaged ? metrics_.corruptions : metrics_.foreign_states).Increment();
       }
     }
     // A damaged cache is no loss: the log is whole, and older states may be.

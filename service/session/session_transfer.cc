@@ -73,14 +73,17 @@ void SessionManager::Export(v1::ExportRequest request,
                     "session ", session->id(), ": its states have ", session->state->byte_size(),
                     " bytes, a file may have ", limits_.max_file_bytes)));
               }
-              const SessionFile file{created.model(),
-                                     created.weights_hash(),
-                                     created.seed(),
-                                     {created.labels().begin(), created.labels().end()},
-                                     {log.tokens().begin(), log.tokens().end()}};
-              const absl::StatusOr<models::SequenceState> host = session->state->ToHost();
-              if (!host.ok()) return answer(host.status());
-              answer(FormatSessionFile(file, log.chain_hash(), *host, session->state->device()));
+              SessionFile file{created.model(),
+                               created.weights_hash(),
+                               created.seed(),
+                               {created.labels().begin(), created.labels().end()},
+                               {log.tokens().begin(), log.tokens().end()}};
+              work_.Run([session, file = std::move(file), answer = std::move(answer)]() mutable {
+                const absl::StatusOr<models::SequenceState> host = session->state->ToHost();
+                if (!host.ok()) return answer(host.status());
+                answer(FormatSessionFile(file, session->log().chain_hash(), *host,
+                                         session->state->device()));
+              });
             });
   });
 }
@@ -98,16 +101,18 @@ void SessionManager::ExportOperator(const SessionPtr& session,
                             "session ", session->id(), ": its states have ", read->byte_size(),
                             " bytes, a file may have ", limits_.max_file_bytes)));
                       }
-                      const v1::SessionRecord::Created& created = session->log().created();
-                      SessionFile file;
-                      file.seed = created.seed();
-                      file.labels = {created.labels().begin(), created.labels().end()};
-                      file.op = created.op();
-                      file.attributes = created.attributes();
-                      file.kernel = created.kernel();
-                      file.chain_hash = session->log().chain_hash();
-                      if (read != nullptr) file.state = ToWire(*read);
-                      answer(FormatOperatorFile(file));
+                      work_.Run([session, read, answer = std::move(answer)]() mutable {
+                        const v1::SessionRecord::Created& created = session->log().created();
+                        SessionFile file;
+                        file.seed = created.seed();
+                        file.labels = {created.labels().begin(), created.labels().end()};
+                        file.op = created.op();
+                        file.attributes = created.attributes();
+                        file.kernel = created.kernel();
+                        file.chain_hash = session->log().chain_hash();
+                        if (read != nullptr) file.state = ToWire(*read);
+                        answer(FormatOperatorFile(file));
+                      });
                     });
 }
 
@@ -141,7 +146,8 @@ void SessionManager::ImportOperator(const v1::ImportHeader& header, const Sessio
     created.set_begin_hash(file.chain_hash);
   }
   record.set_request_hash(HashOf(created));
-  CreateWith(header.session().empty() ? NewSessionId() : header.session(), record, std::move(done));
+  const std::string id = header.session().empty() ? NewSessionId() : header.session();
+  CreateSoon(MakeSession(id, std::move(record)), std::move(done));
 }
 
 void SessionManager::Import(v1::ImportHeader header, std::string file, SessionDone done) {
@@ -152,8 +158,9 @@ void SessionManager::Import(v1::ImportHeader header, std::string file, SessionDo
   create.set_idempotency_key(header.idempotency_key());
   *create.mutable_labels() = header.labels();
   if (absl::Status s = CheckCreate(create); !s.ok()) return done(s);
-  writer_.Run([this, header = std::move(header), file = std::move(file),
-               done = std::move(done)]() mutable {
+  // Hashing takes as long as the file is large: not on the thread on which all sessions write.
+  work_.Run([this, header = std::move(header), file = std::move(file),
+             done = std::move(done)]() mutable {
     absl::StatusOr<SessionFile> parsed = ParseSessionFile(file);
     if (!parsed.ok()) return done(parsed.status());
     if (!parsed->op.empty()) return ImportOperator(header, *parsed, std::move(done));
@@ -197,7 +204,7 @@ void SessionManager::Import(v1::ImportHeader header, std::string file, SessionDo
     created.mutable_tokens()->Assign(parsed->tokens.begin(), parsed->tokens.end());
     record.set_request_hash(HashOf(created));
     const std::string id = header.session().empty() ? NewSessionId() : header.session();
-    CreateWith(id, record,
+    CreateSoon(MakeSession(id, std::move(record)),
                [this, id, state = std::move(state),
                 done = std::move(done)](absl::StatusOr<v1::Session> made) mutable {
                  FaultPoint("import.created");

@@ -114,6 +114,7 @@ def test_serve():
         assert values["attnd_tokens_prefilled_total"] == 12 and values["attnd_session_replayed_tokens_total"] == 0
         assert values["attnd_session_forks_total"] == values["attnd_session_rewinds_total"] == 1
         assert values["attnd_store_corruptions_total"] == values["attnd_session_fenced_total"] == 0
+        assert values["attnd_store_foreign_states_total"] == 0
         labelled = {(s.name, *sorted(s.labels.values())): s.value for f in scrape(ports["metrics"]) for s in f.samples}
         assert labelled["attnd_session_resume_total", "complete"] == 1
         assert labelled["attnd_store_write_bytes_total", "log"] > 0

@@ -1,12 +1,14 @@
 """Sessions whose server dies, at every named fault point and at random times, against the same session undisturbed.
 
-    python -m tests.wire.crashes --runs 500 --report bench/results/<date>-crash.txt
+    python -m tests.wire.crashes [--store redis] --runs 500 --report bench/results/<date>-crash.txt
 
 A run does one script: create, append, decode, fork, snapshot, rewind, restore, give a decode up, converse, export, import, delete; and the like with an
 operator. Its server ends at a point
 (ATTND_TEST_FAULT_POINT, service/session/fault_point.h) or by a SIGKILL at a random time, is started again, and the client goes on as
 clients do: it repeats what was not answered, and takes a stream up behind its last event. Every event and answer must then be the one that the
-undisturbed run gave, in every bit."""
+undisturbed run gave, in every bit.
+
+With --store redis sessions live in a redis-server, which is killed too, at random times: calls are UNAVAILABLE until it is back, and go on."""
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ import pathlib
 import random
 import re
 import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -29,13 +32,14 @@ import numpy as np
 from attnd.v1 import sessions_pb2 as messages
 from attnd.v1 import tensor_pb2
 from tests import server
+from tests.wire.redis_server import RedisServer
 from tests.wire.session_server import PATIENCE, Server
 
 PROMPT = [7 * i % 96 for i in range(100)]
 
 
-def fault_points() -> list[str]:
-    """All names, as the sources have them; each once."""
+def fault_points(store: str = "rocksdb") -> list[str]:
+    """All names, as the sources have them, but those of other stores; each once."""
     names = [
         name
         for path in sorted((server.ROOT / "service").rglob("*"))
@@ -43,7 +47,7 @@ def fault_points() -> list[str]:
         for name in re.findall(r'FaultPoint\("([^"]+)"\)', path.read_text())
     ]
     assert len(names) == len(set(names)), "a name is written twice"
-    return names
+    return [name for name in names if name.partition(".")[0] not in {"rocksdb", "redis"} - {store}]
 
 
 @dataclasses.dataclass
@@ -53,6 +57,7 @@ class Plan:
     passage: int = 1
     kill_after: list[float] = dataclasses.field(default_factory=list)
     durability: str = "ASYNC"
+    redis_away: list[tuple[float, float]] = dataclasses.field(default_factory=list)  # After so long, for so long.
 
     @property
     def evicts(self) -> bool:
@@ -61,22 +66,35 @@ class Plan:
     @property
     def restarts(self) -> bool:
         """Whether the point is one that only a server with sessions in its store comes to."""
-        return self.point.startswith(("recover.", "restore_state.", "rocksdb.opened", "rocksdb.read_log"))
+        return self.point.startswith(("recover.", "restore_state.", "rocksdb.opened", "rocksdb.read_log", "redis.opened", "redis.read_log"))
 
     def __str__(self) -> str:
-        return f"{self.point}:{self.passage}" if self.point else f"killed after {self.kill_after}"
+        if self.point:
+            return f"{self.point}:{self.passage}"
+        return f"killed after {self.kill_after}" + (f", redis-server after {self.redis_away}" if self.redis_away else "")
 
 
 class Client:
     """One that goes on where its server died."""
 
-    def __init__(self, plan: Plan, folder: pathlib.Path):
-        self.plan = plan
+    def __init__(self, plan: Plan, folder: pathlib.Path, redis: RedisServer | None):
+        self.plan, self.redis = plan, redis
         self.kills, self.recoveries, self.timers = 0, [], []
+        self.outages = 0  # Answers that the store could not be reached.
         self.environment = {"ATTND_TEST_FAULT_POINT": f"{plan.point}:{plan.passage}"} if plan.point else {}
         options = ["--max-session-bytes=1MiB"] if plan.evicts else []
-        self.server = Server(folder, "", *options, **({} if plan.restarts else self.environment))
+        store = redis.flag if redis else ""
+        self.server = Server(folder, store, *options, **({} if plan.restarts else self.environment))
         self.arm()
+        self.outage = threading.Thread(target=self.lose_redis)
+        self.outage.start()
+
+    def lose_redis(self):
+        for after, seconds in self.plan.redis_away:
+            time.sleep(after)
+            self.redis.kill()
+            time.sleep(seconds)
+            self.redis.start()
 
     def arm(self):
         if self.plan.kill_after:
@@ -86,6 +104,7 @@ class Client:
             self.timers.append(timer)
 
     def close(self):
+        self.outage.join()
         for timer in self.timers:
             timer.cancel()
         with contextlib.suppress(ProcessLookupError):
@@ -96,13 +115,22 @@ class Client:
 
     def survive(self, call):
         """The answer of a call that is repeated until a server answers."""
+        limit = time.monotonic() + PATIENCE
         while True:
             try:
                 return call(self.server.sessions)
             except grpc.RpcError as error:
                 if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
                     raise
-                server.wait_until(lambda: self.server.process.poll() is not None, 10)
+                if self.plan.redis_away and "repeat the call" in error.details():
+                    assert time.monotonic() < limit, error
+                    self.outages += 1
+                    time.sleep(0.05)
+                    continue
+                try:
+                    self.server.process.wait(10)
+                except subprocess.TimeoutExpired:
+                    raise AssertionError(f"a server that lives says {error.code().name}: {error.details()}") from error
                 assert self.server.process.returncode == -signal.SIGKILL
                 self.kills += 1
                 self.recover()
@@ -110,13 +138,17 @@ class Client:
     def recover(self, **environment: str):
         self.server.channel.close()
         begin = time.monotonic()
-        try:
-            self.server.start(**environment)
-        except AssertionError:  # Dead before it listened.
-            assert self.server.process.returncode == -signal.SIGKILL
-            self.kills += 1
-            begin = time.monotonic()
-            self.server.start()
+        while True:
+            try:
+                self.server.start(**environment)
+                break
+            except AssertionError:  # Dead before it listened, or without its store.
+                if self.server.process.returncode == -signal.SIGKILL:
+                    self.kills += 1
+                else:
+                    assert self.redis and self.redis.process.poll() is not None or self.outage.is_alive(), "did not start"
+                begin = time.monotonic()
+                environment = {}
         self.arm()
 
         def first_answer(stub):
@@ -131,6 +163,10 @@ class Client:
 
     def restart(self):
         """A death between calls; the next server may die at its point too."""
+        self.outage.join()
+        if self.plan.redis_away:
+            self.redis.kill()
+            self.redis.start()
         self.server.stop(signal.SIGKILL)
         self.recover(**({} if self.kills else self.environment))
 
@@ -307,16 +343,19 @@ def script(client: Client) -> list:
 class Outcome:
     plan: Plan
     kills: int = 0
+    outages: int = 0
     reached: bool = False
     recoveries: list[float] = dataclasses.field(default_factory=list)
     seconds: float = 0
     difference: str = ""
 
 
-def run(plan: Plan, folder: pathlib.Path, expected: list | None) -> tuple[Outcome, list]:
+def run(
+    plan: Plan, folder: pathlib.Path, expected: list | None, redis: RedisServer | None = None
+) -> tuple[Outcome, list]:
     begin = time.monotonic()
     text = str(plan)
-    client = Client(plan, folder)
+    client = Client(plan, folder, redis)
     told = []
     try:
         told = script(client)
@@ -332,46 +371,62 @@ def run(plan: Plan, folder: pathlib.Path, expected: list | None) -> tuple[Outcom
         if expected is not None and told != expected:
             first = next((i for i, (a, b) in enumerate(zip(told, expected)) if a != b), len(expected))
             difference = f"{text}: answer {first}: {told[first:first + 1]!r:.300} for {expected[first:first + 1]!r:.300}"
-        return Outcome(plan, client.kills, reached, client.recoveries, seconds, difference), told
+        return Outcome(plan, client.kills, client.outages, reached, client.recoveries, seconds, difference), told
     except Exception as error:  # noqa: BLE001: whatever it was, it is the run's outcome.
-        return Outcome(plan, client.kills, False, client.recoveries, 0, f"{text}: {error!r:.500}"), told
+        return Outcome(plan, client.kills, client.outages, False, client.recoveries, 0, f"{text}: {error!r:.500}"), told
     finally:
         client.close()
 
 
-def plans(count: int, draw: random.Random, seconds: float) -> list[Plan]:
-    """Three of four at points, the rest at random times; every point once before one comes again."""
+def plans(count: int, draw: random.Random, seconds: float, store: str) -> list[Plan]:
+    """Three of four at points, the rest at random times; every point once before one comes again. Of a Redis store's two
+    of four at points; in every fourth redis-server is killed, in half of these attnd too."""
     names: list[str] = []
     rounds = 0
     made = []
     for i in range(count):
         plan = Plan(f"r{i}", durability=draw.choice(["ASYNC", "SYNC"]))
-        if i % 4 == 3:
+        if store == "redis" and i % 4 == 2:
+            plan.redis_away = [(draw.uniform(0, seconds / 2), draw.uniform(0, 1)) for _ in range(draw.randint(1, 3))]
+        if i % 4 == 3 or (plan.redis_away and i % 8 == 6):
             plan.kill_after = [draw.uniform(0, seconds) for _ in range(draw.randint(1, 3))]
+        elif plan.redis_away:
+            pass
         else:
             if not names:
                 rounds += 1
-                names = draw.sample(fault_points(), len(fault_points()))
+                names = draw.sample(fault_points(store), len(fault_points(store)))
             plan.point = names.pop()
             plan.passage = 1 if rounds == 1 else draw.choice([1, 2, 3, 5])
+            if plan.point == "redis.sent":  # The first ones before it listens.
+                plan.passage = draw.randint(10, 100)
         made.append(plan)
     return made
 
 
-def crash(count: int, seed: int, parallel: int = 1) -> tuple[list[Outcome], float]:
+def crash(count: int, seed: int, parallel: int = 1, store: str = "rocksdb") -> tuple[list[Outcome], float]:
     draw = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         root = pathlib.Path(folder)
+
+        def redis(own: pathlib.Path) -> RedisServer | None:
+            if store != "redis":
+                return None
+            one = RedisServer(own / "redis")
+            stack.callback(one.kill)
+            return one
+
         (root / "straight").mkdir()
-        undisturbed, expected = run(Plan("straight"), root / "straight", None)
+        undisturbed, expected = run(Plan("straight"), root / "straight", None, redis(root / "straight"))
         assert not undisturbed.difference and undisturbed.kills == 0, undisturbed
-        todo = plans(count, draw, undisturbed.seconds)
+        todo = plans(count, draw, undisturbed.seconds, store)
 
         # Runs of one worker share a state directory: stores that have seen many deaths.
         def work(worker: int) -> list[Outcome]:
             own = root / f"worker{worker}"
             own.mkdir()
-            return [run(plan, own, expected)[0] for plan in todo[worker::parallel]]
+            its_redis = redis(own)
+            return [run(plan, own, expected, its_redis)[0] for plan in todo[worker::parallel]]
 
         with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
             outcomes = [outcome for some in pool.map(work, range(parallel)) for outcome in some]
@@ -390,6 +445,11 @@ def summary(outcomes: list[Outcome], seed: int, seconds: float) -> str:
         + (f"; not: {', '.join(sorted(points - reached))}" if points - reached else ""),
         f"deaths: {sum(len(outcome.recoveries) for outcome in outcomes)}, "
         f"of these {sum(outcome.kills for outcome in outcomes)} in the middle of the script",
+        *(
+            [f"runs without redis-server for a while: {sum(bool(o.plan.redis_away) for o in outcomes)}, "
+             f"calls that were told so: {sum(o.outages for o in outcomes)}"]
+            if any(o.plan.redis_away for o in outcomes) else []
+        ),
         f"runs with a token, answer or state lost, doubled or different: {len(different)}",
         f"recovery (start of the process to the session's first answer): p50 {at(0.5):.3f} s, p99 {at(0.99):.3f} s, "
         f"most {recoveries[-1]:.3f} s",
@@ -400,11 +460,12 @@ def summary(outcomes: list[Outcome], seed: int, seconds: float) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--store", choices=["rocksdb", "redis"], default="rocksdb")
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--report", type=pathlib.Path)
     arguments = parser.parse_args()
-    outcomes, seconds = crash(arguments.runs, arguments.seed, arguments.parallel)
+    outcomes, seconds = crash(arguments.runs, arguments.seed, arguments.parallel, arguments.store)
     text = summary(outcomes, arguments.seed, seconds)
     print(text)
     if arguments.report:

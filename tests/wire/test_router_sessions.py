@@ -16,7 +16,7 @@ from attnd.v1 import models_pb2, models_pb2_grpc, sessions_pb2, sessions_pb2_grp
 from tests import server
 from tests.wire.session_server import MODELS, PATIENCE, request, tokens, wire  # noqa: F401
 from tests.wire.test_operator_sessions import append, gla_inputs
-from tests.wire.test_sessions_in_redis import redis
+from tests.wire.test_sessions_in_redis import redis  # noqa: F401
 
 PROMPT = [7 * i % 96 for i in range(60)]
 
@@ -205,34 +205,33 @@ def test_a_stream_through_the_death_of_its_worker(wire, cluster):
     assert got == expected and deaths == 3
 
 
-def test_workers_with_one_store_take_the_sessions_of_a_dead_one(wire, tmp_path):
-    with redis(tmp_path) as (store, _, _):
-        cluster = Cluster(tmp_path, 2, store)
-        try:
-            names = made(cluster, 8)
-            count = 2000  # More than goes out before anybody reads: streams are open when their worker dies.
-            expected = tokens(cluster.sessions.Decode(request(wire, "s0", count)))
-            streams = [cluster.sessions.Decode(request(wire, name, count, expected_position=60)) for name in names[1:]]
-            got = [tokens([next(stream) for _ in range(20)]) for stream in streams]
-            cluster.workers[0].stop(signal.SIGKILL)
-            moved = 0
-            for name, stream, own in zip(names[1:], streams, got):
-                limit = time.monotonic() + PATIENCE
-                while len(own) < count:
-                    assert time.monotonic() < limit
-                    try:
-                        own += tokens(event for event in stream)
-                    except grpc.RpcError as error:
-                        assert error.code() == grpc.StatusCode.UNAVAILABLE, error
-                        moved += 1
-                        stream = cluster.sessions.Decode(
-                            request(wire, name, count, expected_position=60, from_position=60 + len(own))
-                        )
-                assert own == expected, name
-            assert moved > 0
-            assert len(cluster.workers[1].sessions.List(sessions_pb2.ListSessionsRequest()).sessions) == 8
-        finally:
-            cluster.close()
+def test_workers_with_one_store_take_the_sessions_of_a_dead_one(wire, tmp_path, redis):  # noqa: F811
+    cluster = Cluster(tmp_path, 2, redis.flag)
+    try:
+        names = made(cluster, 8)
+        count = 2000  # More than goes out before anybody reads: streams are open when their worker dies.
+        expected = tokens(cluster.sessions.Decode(request(wire, "s0", count)))
+        streams = [cluster.sessions.Decode(request(wire, name, count, expected_position=60)) for name in names[1:]]
+        got = [tokens([next(stream) for _ in range(20)]) for stream in streams]
+        cluster.workers[0].stop(signal.SIGKILL)
+        moved = 0
+        for name, stream, own in zip(names[1:], streams, got):
+            limit = time.monotonic() + PATIENCE
+            while len(own) < count:
+                assert time.monotonic() < limit
+                try:
+                    own += tokens(event for event in stream)
+                except grpc.RpcError as error:
+                    assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                    moved += 1
+                    stream = cluster.sessions.Decode(
+                        request(wire, name, count, expected_position=60, from_position=60 + len(own))
+                    )
+            assert own == expected, name
+        assert moved > 0
+        assert len(cluster.workers[1].sessions.List(sessions_pb2.ListSessionsRequest()).sessions) == 8
+    finally:
+        cluster.close()
 
 
 def test_a_client_that_leaves_ends_its_decode_at_the_worker(wire, cluster):
