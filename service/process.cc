@@ -238,6 +238,7 @@ class Process {
                       .max_state_bytes = config_.max_session_bytes,
                       .idle_seconds = config_.session_idle_seconds,
                       .max_checkpoint_bytes = config_.max_checkpoint_bytes,
+                      .max_log_bytes = static_cast<uint64_t>(config_.max_session_log_bytes),
                       // The rest of the message is small.
                       .max_answer_bytes = config_.max_message_bytes / 16 * 15},
         engine_.get());
