@@ -104,6 +104,10 @@ class Flags {
          "states that one session keeps there to be taken back to, one in 512 tokens; beyond it "
          "fewer, the further back",
          0);
+    Size("--max-session-log-bytes", config.max_session_log_bytes,
+         "inputs that one operator's session keeps to be taken back over; older ones are dropped, "
+         "0: none",
+         0);
     Add("--session-idle-seconds", config.session_idle_seconds,
         "idle time after which a session is deleted, unless it says another")
         ->check(CLI::Range(0.001, 1e9));

@@ -57,6 +57,7 @@ struct Config {
   double session_idle_seconds = 86400;
   int64_t max_sessions = 1000000;
   int64_t max_checkpoint_bytes = int64_t{256} << 20;
+  int64_t max_session_log_bytes = int64_t{64} << 20;
   int64_t max_session_bytes = int64_t{2} << 30;
 
   double drain_seconds = 30;

@@ -24,9 +24,11 @@
 #include "service/metrics/session_snapshot.h"
 #include "service/metrics/snapshot_metrics.h"
 #include "service/metrics/status_page.h"
+#include "service/router/language_proxy.h"
 #include "service/router/router_engine.h"
 #include "service/router/session_proxy.h"
 #include "service/router/session_workers.h"
+#include "service/rpc/language_inference.h"
 #include "service/rpc/services.h"
 #include "service/session/measured_store.h"
 #include "service/session/memory_store.h"
@@ -177,15 +179,6 @@ class Process {
   }
 
   absl::Status MakeServices() {
-    if (config_.mode == Mode::kWorker) {
-      auto service = std::make_unique<WorkerService>(
-          *engine_, device_, config_.max_call_bytes + config_.max_batch_bytes,
-          spare_threads_.get());
-      worker_service_ = service.get();
-      services_.push_back(std::move(service));
-      health_names_ = {"attnd.v1.Worker"};
-      return ServeSessions();
-    }
     RpcLimits limits = {.max_message_bytes = config_.max_message_bytes,
                         .max_tensor_bytes = config_.max_tensor_bytes,
                         .max_call_bytes = config_.max_call_bytes,
@@ -197,10 +190,26 @@ class Process {
         SequenceLimits{.idle = absl::Seconds(config_.sequence_idle_seconds),
                        .max_sequences = static_cast<size_t>(config_.max_sequences),
                        .max_bytes = config_.max_sequence_bytes});
-    services_.push_back(MakeOperatorsService(*engine_, limits));
-    health_names_ = {"attnd.v1.Operators", "inference.GRPCInferenceService"};
+    if (config_.mode == Mode::kWorker) {
+      auto service = std::make_unique<WorkerService>(
+          *engine_, device_, config_.max_call_bytes + config_.max_batch_bytes,
+          spare_threads_.get());
+      worker_service_ = service.get();
+      services_.push_back(std::move(service));
+      health_names_ = {"attnd.v1.Worker"};
+    } else {
+      services_.push_back(MakeOperatorsService(*engine_, limits));
+      health_names_ = {"attnd.v1.Operators"};
+    }
+    health_names_.emplace_back("inference.GRPCInferenceService");
     if (absl::Status s = ServeSessions(); !s.ok()) return s;
-    services_.push_back(MakeInferenceService(*engine_, *sequences_, model_sequences_.get(), limits,
+    std::unique_ptr<LanguageModels> models;
+    if (session_workers_ != nullptr) {
+      models = MakeLanguageProxy(*session_workers_);
+    } else {
+      models = std::make_unique<LanguageInference>(*model_sequences_);
+    }
+    services_.push_back(MakeInferenceService(*engine_, *sequences_, std::move(models), limits,
                                              std::string(kVersion)));
     return absl::OkStatus();
   }
@@ -228,7 +237,8 @@ class Process {
       runner.step_rows = 4096;
       runner.max_sequences = 1024;
     }
-    models_ = std::make_unique<ModelTable>(config_.models, runner, models_device_);
+    models_ = std::make_unique<ModelTable>(config_.models, runner, models_device_,
+                                           models_device_ != nullptr ? device_ : "cpu");
     absl::StatusOr<std::unique_ptr<SessionStore>> store = OpenStore();
     if (!store.ok()) return store.status();
     store_ = std::make_unique<MeasuredStore>(*std::move(store), *session_metrics_);
@@ -238,6 +248,7 @@ class Process {
                       .max_state_bytes = config_.max_session_bytes,
                       .idle_seconds = config_.session_idle_seconds,
                       .max_checkpoint_bytes = config_.max_checkpoint_bytes,
+                      .max_log_bytes = static_cast<uint64_t>(config_.max_session_log_bytes),
                       // The rest of the message is small.
                       .max_answer_bytes = config_.max_message_bytes / 16 * 15},
         engine_.get());

@@ -83,12 +83,25 @@ absl::StatusOr<Attribute> ParseAttribute(const std::string& name, const std::str
   return value;
 }
 
-void CallOptions::AddTo(CLI::App& command) {
-  command.add_option("op", op_, "Operator's id")->required();
+void CallOptions::AddFilesTo(CLI::App& command) {
   command.add_option("--input", input_, "Input from a .npy file: q=queries.npy (repeat)");
   command.add_option("--inputs", inputs_file_, "Inputs by name from a .npz or .safetensors file");
+}
+
+void CallOptions::AddSettingsTo(CLI::App& command) {
   command.add_option("--attr", attribute_, "Attribute: scale=0.5, window=7,7 (repeat)");
   command.add_option("--kernel", kernel_, "Kernel to run: composed, or a name of `describe`");
+}
+
+void CallOptions::AddOperatorTo(CLI::App& command) {
+  command.add_option("--op", op_, "Operator's id");
+  AddSettingsTo(command);
+}
+
+void CallOptions::AddTo(CLI::App& command) {
+  command.add_option("op", op_, "Operator's id")->required();
+  AddFilesTo(command);
+  AddSettingsTo(command);
   command.add_flag("--random", random_, "Random inputs");
   command.add_option("--dim", dim_, "Size of random inputs by symbol: T=128 (repeat)");
   command.add_option("--dtype", dtype_, "Type of random inputs: f32, f16, bf16, f64")
@@ -181,19 +194,27 @@ absl::StatusOr<client::Call> CallOptions::Build(const client::Client& client, bo
     call->inputs = std::move(drawn->inputs);
     call->attributes = std::move(drawn->attributes);
   }
+  auto files = ReadFiles();
+  if (!files.ok()) return files.status();
+  for (auto& [name, tensor] : *files) call->inputs[name] = std::move(tensor);
+  return call;
+}
+
+absl::StatusOr<std::map<std::string, client::Tensor>> CallOptions::ReadFiles() const {
+  std::map<std::string, client::Tensor> inputs;
   if (!inputs_file_.empty()) {
     auto tensors = ReadTensors(inputs_file_);
     if (!tensors.ok()) return tensors.status();
-    for (auto& [name, tensor] : *tensors) call->inputs[name] = std::move(tensor);
+    inputs = *std::move(tensors);
   }
   for (const std::string& text : input_) {
     const auto pair = Assignment("--input", text);
     if (!pair.ok()) return pair.status();
     auto tensor = ReadTensor(pair->second);
     if (!tensor.ok()) return tensor.status();
-    call->inputs[pair->first] = *std::move(tensor);
+    inputs[pair->first] = *std::move(tensor);
   }
-  return call;
+  return inputs;
 }
 
 }  // namespace attnd::cli

@@ -22,6 +22,9 @@ class CallOptions {
  public:
   // Adds the options to a subcommand.
   void AddTo(CLI::App& command);
+  // Of these, those that say what runs, the operator by --op; and those that name input files.
+  void AddOperatorTo(CLI::App& command);
+  void AddFilesTo(CLI::App& command);
 
   const std::string& op() const { return op_; }
   bool random() const { return random_; }
@@ -35,10 +38,14 @@ class CallOptions {
   absl::StatusOr<client::Call> Build(const client::Client& client, bool random,
                                      const std::map<std::string, int64_t>& usual) const;
 
+  // Inputs from files.
+  absl::StatusOr<std::map<std::string, client::Tensor>> ReadFiles() const;
+
   // The call without inputs.
   absl::StatusOr<client::Call> WithoutInputs(const client::Client& client) const;
 
  private:
+  void AddSettingsTo(CLI::App& command);
   absl::StatusOr<std::map<std::string, int64_t>> Dims() const;
 
   std::string op_;

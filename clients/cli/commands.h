@@ -33,6 +33,8 @@ void AddCompare(CLI::App& app, Session& session);
 void AddBench(CLI::App& app, Session& session);
 // Those of decode sessions: `session create`, `session list`, ...
 void AddSessions(CLI::App& app, Session& session);
+// `model list`, `model load`, ...
+void AddModels(CLI::App& app, Session& session);
 void AddChat(CLI::App& app, Session& session);
 
 }  // namespace attnd::cli

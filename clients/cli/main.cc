@@ -50,6 +50,7 @@ int Main(int argc, char** argv) {
   AddCompare(app, session);
   AddBench(app, session);
   AddSessions(app, session);
+  AddModels(app, session);
   AddChat(app, session);
   AddHealth(app, session);
   app.add_subcommand("version", "Print the version")->callback([] {
@@ -60,7 +61,8 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
     if (app.get_subcommands().empty()) {
       throw CLI::RequiredError(
-          "A command: list, describe, eval, compare, bench, session, chat, health or version");
+          "A command: list, describe, eval, compare, bench, session, model, chat, health or "
+          "version");
     }
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;

@@ -1,4 +1,7 @@
-// session create, list, get, append, decode, fork, rewind, delete, export, import.
+// session create, list, get, append, decode, fork, rewind, delete, export, import; snapshots are in
+// snapshot_commands.cc.
+#include "clients/cli/session_commands.h"
+
 #include <cstdint>
 #include <iostream>
 #include <map>
@@ -10,29 +13,19 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "attnd/sessions.h"
+#include "clients/cli/call_options.h"
 #include "clients/cli/commands.h"
 #include "clients/cli/decode_options.h"
 #include "clients/cli/files.h"
 #include "clients/cli/output.h"
+#include "clients/cli/outputs.h"
+#include "clients/cli/tensor_files.h"
 #include "nlohmann/json.hpp"
 
 namespace attnd::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using Body = std::function<absl::Status(const client::Sessions&)>;
-
-// A subcommand of `session` whose body runs on a connection.
-void OnCall(CLI::App* command, Session& session, Body body) {
-  command->callback([&session, body = std::move(body)] {
-    session.Run([&](const client::Client& client) -> absl::StatusOr<int> {
-      absl::Status status = body(client::Sessions(client));
-      if (!status.ok()) return status;
-      return 0;
-    });
-  });
-}
-
 // A language model's name or an operator's id; empty where the server tells no more than the name.
 const std::string& Runs(const v1::Session& session) {
   return session.op().empty() ? session.model() : session.op();
@@ -41,6 +34,8 @@ const std::string& Runs(const v1::Session& session) {
 std::string Expiry(const v1::Session& session) {
   return Runs(session).empty() ? "" : absl::StrFormat("%.0f", session.expires_in_seconds());
 }
+
+}  // namespace
 
 absl::Status PrintSession(const Session& options, const absl::StatusOr<v1::Session>& session) {
   if (!session.ok()) return session.status();
@@ -53,6 +48,7 @@ absl::Status PrintSession(const Session& options, const absl::StatusOr<v1::Sessi
   add("model", session->model());
   add("operator", session->op());
   add("position", absl::StrCat(session->position()));
+  if (session->oldest_position() > 0) add("oldest", absl::StrCat(session->oldest_position()));
   add("durable", absl::StrCat(session->durable_position()));
   add("durability", v1::SessionDurability_Name(session->durability()));
   add("seed", absl::StrCat(session->seed()));
@@ -69,18 +65,7 @@ absl::Status PrintSession(const Session& options, const absl::StatusOr<v1::Sessi
   return absl::OkStatus();
 }
 
-// Positions that may be left out.
-void SetExpected(const std::optional<uint64_t>& expected, auto& request) {
-  if (expected.has_value()) request.set_expected_position(*expected);
-}
-
-CLI::Option* AddExpected(CLI::App* command, std::optional<uint64_t>& expected) {
-  return command->add_option("--at", expected, "Only if the session stands at this position");
-}
-
-CLI::Option* AddName(CLI::App* command, std::string& name) {
-  return command->add_option("session", name, "Session")->required();
-}
+namespace {
 
 void AddCreate(CLI::App& group, Session& session) {
   struct Options {
@@ -88,10 +73,13 @@ void AddCreate(CLI::App& group, Session& session) {
     std::string model, name, durability = "async";
     uint64_t seed = 0;
     double idle = 0;
+    CallOptions op;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command = group.add_subcommand("create", "A new session on a model");
-  command->add_option("model", options->model, "Model")->required();
+  CLI::App* command =
+      group.add_subcommand("create", "A new session on a model, or on an operator (--op)");
+  command->add_option("model", options->model, "Model");
+  options->op.AddOperatorTo(*command);
   command->add_option("--name", options->name, "Its name; none: one is drawn");
   command->add_option("--seed", options->seed, "Of its sampling");
   command->add_option("--durability", options->durability, "none, async or sync")
@@ -99,8 +87,15 @@ void AddCreate(CLI::App& group, Session& session) {
       ->capture_default_str();
   command->add_option("--idle-seconds", options->idle,
                       "Deleted when unused for so long; 0: as the server has it");
-  OnCall(command, session, [options, &session](const client::Sessions& sessions) {
+  // What is missing is a mistake in the command line.
+  command->parse_complete_callback([options] {
+    if (options->model.empty() == options->op.op().empty()) {
+      throw CLI::RequiredError("session create: a model, or --op with an operator,");
+    }
+  });
+  OnClient(command, session, [options, &session](const client::Client& client) -> absl::Status {
     v1::CreateSessionRequest& request = options->request;
+    const client::Sessions sessions(client);
     request.set_model(options->model);
     request.set_session(options->name);
     request.set_seed(options->seed);
@@ -108,7 +103,12 @@ void AddCreate(CLI::App& group, Session& session) {
     request.set_durability(options->durability == "none"   ? v1::NONE
                            : options->durability == "sync" ? v1::SYNC
                                                            : v1::ASYNC);
-    return PrintSession(session, sessions.Create(request));
+    if (options->op.op().empty()) return PrintSession(session, sessions.Create(request));
+    const auto call = options->op.WithoutInputs(client);
+    if (!call.ok()) return call.status();
+    request.set_op(call->op);
+    request.set_kernel(call->kernel);
+    return PrintSession(session, sessions.Create(request, call->attributes));
   });
 }
 
@@ -146,23 +146,60 @@ void AddGet(CLI::App& group, Session& session) {
   });
 }
 
+absl::Status PrintFed(const Session& session, const client::Fed& fed) {
+  if (session.json) {
+    std::cout << Json({{"outputs", OutputsJson(fed.result)},
+                       {"kernel", fed.result.kernel},
+                       {"device", fed.result.device},
+                       {"position", fed.position},
+                       {"repeated", fed.repeated}})
+                     .dump(2)
+              << "\n";
+    return absl::OkStatus();
+  }
+  PrintOutputs(fed.result);
+  std::cout << "kernel " << fed.result.kernel << " on " << fed.result.device
+            << ", the session stands at " << fed.position << "\n";
+  return absl::OkStatus();
+}
+
 void AddAppend(CLI::App& group, Session& session) {
   struct Options {
-    std::string name, text;
+    std::string name, text, output;
     std::vector<uint32_t> tokens;
     std::optional<uint64_t> expected;
+    CallOptions files;
+    std::vector<std::string> select;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command = group.add_subcommand("append", "Feed text or tokens to a session");
+  CLI::App* command = group.add_subcommand(
+      "append", "Feed text or tokens to a model's session, tensors to an operator's");
   AddName(command, options->name);
   CLI::Option* text = command->add_option("text", options->text, "Text; - reads standard input");
   command->add_option("--tokens", options->tokens, "Token ids instead of text")
       ->delimiter(',')
       ->excludes(text);
   AddExpected(command, options->expected);
+  options->files.AddFilesTo(*command);
+  command->add_option("--output", options->output,
+                      "Write outputs to a .npz, .safetensors or .npy file");
+  command->add_option("--select", options->select, "Outputs wanted (repeat); none: all but states");
   OnCall(command, session, [options, &session](const client::Sessions& sessions) -> absl::Status {
     v1::AppendRequest request;
     request.set_session(options->name);
+    if (options->files.has_files()) {
+      SetExpected(options->expected, request);
+      request.mutable_outputs()->Assign(options->select.begin(), options->select.end());
+      auto inputs = options->files.ReadFiles();
+      if (!inputs.ok()) return inputs.status();
+      const auto fed = sessions.Feed(std::move(request), *std::move(inputs));
+      if (!fed.ok()) return fed.status();
+      if (!options->output.empty()) {
+        absl::Status written = WriteTensors(options->output, fed->result.outputs);
+        if (!written.ok()) return written;
+      }
+      return PrintFed(session, *fed);
+    }
     request.mutable_tokens()->Assign(options->tokens.begin(), options->tokens.end());
     if (options->text == "-") {
       std::ostringstream all;
@@ -335,6 +372,7 @@ void AddSessions(CLI::App& app, Session& session) {
   AddDelete(*group, session);
   AddExport(*group, session);
   AddImport(*group, session);
+  AddSnapshots(*group, session);
 }
 
 }  // namespace attnd::cli

@@ -12,7 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "attnd/v1/sessions.grpc.pb.h"
-#include "clients/cpp/exchange.h"
+#include "clients/cpp/messages.h"
+#include "clients/cpp/repeated_calls.h"
 
 namespace attnd::client {
 namespace {
@@ -32,63 +33,13 @@ std::string Sha256(absl::string_view bytes) {
   return hash;
 }
 
-// Waits between repetitions, and when to give up.
-class Patience {
- public:
-  explicit Patience(absl::Duration most) : most_(most) { Renew(); }
-  void Renew() {
-    end_ = absl::Now() + most_;
-    wait_ = absl::Milliseconds(50);
-  }
-  // Whether to repeat what ended like this; waits first.
-  bool Repeats(const grpc::Status& status) {
-    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || absl::Now() + wait_ > end_) {
-      return false;
-    }
-    absl::BitGen random;
-    absl::SleepFor(wait_ * absl::Uniform(random, 0.5, 1.0));
-    wait_ = std::min(2 * wait_, absl::Seconds(2));
-    return true;
-  }
-
- private:
-  const absl::Duration most_;
-  absl::Time end_;
-  absl::Duration wait_;
-};
-
 }  // namespace
 
-class Sessions::Calls {
+class Sessions::Calls final : public RepeatedCalls<v1::Sessions::Stub> {
  public:
-  Calls(const Client& client, absl::Duration patience)
-      : client_(client), patience_(patience), stub_(v1::Sessions::NewStub(client.channel())) {}
+  using RepeatedCalls::RepeatedCalls;
 
-  absl::Duration patience() const { return patience_; }
-  v1::Sessions::Stub& stub() const { return *stub_; }
-
-  void Prepare(grpc::ClientContext& context, bool stream) const {
-    const Options& options = client_.options();
-    for (const auto& [key, value] : options.metadata) context.AddMetadata(key, value);
-    if (!stream && options.timeout != absl::InfiniteDuration()) {
-      context.set_deadline(absl::ToChronoTime(absl::Now() + options.timeout));
-    }
-  }
-
-  template <typename Response, typename Request, typename Method>
-  absl::StatusOr<Response> Unary(Method method, const Request& request) const {
-    Patience patience(patience_);
-    for (;;) {
-      grpc::ClientContext context;
-      Prepare(context, false);
-      Response response;
-      const grpc::Status status = (stub_.get()->*method)(&context, request, &response);
-      if (status.ok()) return response;
-      if (!patience.Repeats(status)) return FromGrpc(status);
-    }
-  }
-
-  // The same for a mutation, which happens once however often it is sent.
+  // A mutation, which happens once however often it is sent.
   template <typename Response, typename Request, typename Method>
   absl::StatusOr<Response> Mutation(Method method, Request request) const {
     if (request.idempotency_key().empty() && !request.has_expected_position()) {
@@ -96,15 +47,10 @@ class Sessions::Calls {
     }
     return Unary<Response>(method, request);
   }
-
- private:
-  const Client client_;
-  const absl::Duration patience_;
-  const std::unique_ptr<v1::Sessions::Stub> stub_;
 };
 
 Sessions::Sessions(const Client& client, absl::Duration patience)
-    : calls_(std::make_shared<Calls>(client, patience)) {}
+    : calls_(std::make_shared<Calls>(client, patience, v1::Sessions::NewStub(client.channel()))) {}
 Sessions::~Sessions() = default;
 Sessions::Sessions(const Sessions&) = default;
 Sessions& Sessions::operator=(const Sessions&) = default;
@@ -113,6 +59,15 @@ absl::StatusOr<v1::Session> Sessions::Create(v1::CreateSessionRequest request) c
   // Its name is its key: one that the server chose could not be asked for again.
   if (request.session().empty()) request.set_session(NewKey());
   return calls_->Unary<v1::Session>(&v1::Sessions::Stub::Create, request);
+}
+
+absl::StatusOr<v1::Session> Sessions::Create(
+    v1::CreateSessionRequest request, const std::map<std::string, Attribute>& attributes) const {
+  Call call;
+  call.attributes = attributes;
+  const v1::EvaluateRequest message = ToRequest(std::move(call));
+  *request.mutable_attributes() = message.attributes();
+  return Create(std::move(request));
 }
 
 absl::StatusOr<v1::Session> Sessions::Get(const std::string& session) const {
@@ -140,6 +95,23 @@ absl::StatusOr<v1::AppendResponse> Sessions::Append(v1::AppendRequest request) c
   return calls_->Mutation<v1::AppendResponse>(&v1::Sessions::Stub::Append, std::move(request));
 }
 
+absl::StatusOr<Fed> Sessions::Feed(v1::AppendRequest request,
+                                   std::map<std::string, Tensor> inputs) const {
+  Call call;
+  call.inputs = std::move(inputs);
+  v1::EvaluateRequest message = ToRequest(std::move(call));
+  request.mutable_inputs()->swap(*message.mutable_inputs());
+  absl::StatusOr<v1::AppendResponse> appended = Append(std::move(request));
+  if (!appended.ok()) return appended.status();
+  v1::EvaluateResponse response;
+  response.mutable_outputs()->swap(*appended->mutable_outputs());
+  response.set_kernel(appended->kernel());
+  response.set_device(appended->device());
+  absl::StatusOr<Result> result = FromResponse(response);
+  if (!result.ok()) return result.status();
+  return Fed{*std::move(result), appended->position(), appended->repeated_request()};
+}
+
 absl::StatusOr<v1::Session> Sessions::Fork(v1::ForkRequest request) const {
   if (request.new_session().empty()) request.set_new_session(NewKey());
   return calls_->Unary<v1::Session>(&v1::Sessions::Stub::Fork, request);
@@ -155,6 +127,25 @@ absl::StatusOr<v1::SnapshotInfo> Sessions::Snapshot(v1::SnapshotRequest request)
 
 absl::StatusOr<v1::Session> Sessions::Restore(v1::RestoreRequest request) const {
   return calls_->Mutation<v1::Session>(&v1::Sessions::Stub::Restore, std::move(request));
+}
+
+absl::StatusOr<std::vector<v1::SnapshotInfo>> Sessions::ListSnapshots(
+    const std::string& session) const {
+  v1::ListSnapshotsRequest request;
+  request.set_session(session);
+  const absl::StatusOr<v1::ListSnapshotsResponse> listed =
+      calls_->Unary<v1::ListSnapshotsResponse>(&v1::Sessions::Stub::ListSnapshots, request);
+  if (!listed.ok()) return listed.status();
+  return std::vector<v1::SnapshotInfo>(listed->snapshots().begin(), listed->snapshots().end());
+}
+
+absl::Status Sessions::DeleteSnapshot(const std::string& session,
+                                      const std::string& snapshot) const {
+  v1::DeleteSnapshotRequest request;
+  request.set_session(session);
+  request.set_snapshot(snapshot);
+  return calls_->Unary<v1::DeleteSnapshotResponse>(&v1::Sessions::Stub::DeleteSnapshot, request)
+      .status();
 }
 
 absl::Status Sessions::Delete(const std::string& session) const {

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "attnd/v1/operators.grpc.pb.h"
 #include "service/grpc_server.h"
+#include "service/rpc/language_models.h"
 #include "service/rpc/services.h"
 #include "service/rpc/testing/direct_engine.h"
 #include "service/rpc/testing/test_call.h"

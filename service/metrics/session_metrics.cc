@@ -75,6 +75,8 @@ SessionMetrics::SessionMetrics(prometheus::Registry& registry)
                       "Sessions taken back to a position or a snapshot.")),
       evictions(Counter(registry, "attnd_session_evictions_total",
                         "States moved to the store to make room in memory.")),
+      trims(Counter(registry, "attnd_session_trims_total",
+                    "Times an operator's session forgot its oldest inputs.")),
       fenced(Counter(registry, "attnd_session_fenced_total",
                      "Writes refused because another owner has the session by now.")),
       expired_idle(expired_.Add({{"cause", "idle"}})),

@@ -43,6 +43,7 @@ class SessionMetrics {
   prometheus::Counter& forks;
   prometheus::Counter& rewinds;
   prometheus::Counter& evictions;
+  prometheus::Counter& trims;
   prometheus::Counter& fenced;
   prometheus::Counter& expired_idle;
   // Decodes taken up again by who asked for them before: those that were over, and those that go

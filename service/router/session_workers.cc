@@ -45,6 +45,7 @@ SessionWorkers::SessionWorkers(const std::vector<std::string>& targets) {
     worker->channel = MakeWorkerChannel(target);
     worker->sessions = v1::Sessions::NewStub(worker->channel);
     worker->models = v1::Models::NewStub(worker->channel);
+    worker->inference = inference::GRPCInferenceService::NewStub(worker->channel);
     workers_.push_back(std::move(worker));
   }
 }

@@ -22,15 +22,18 @@
 #include "absl/time/time.h"
 #include "attnd/v1/models.grpc.pb.h"
 #include "attnd/v1/sessions.grpc.pb.h"
+#include "inference/grpc_service.grpc.pb.h"
 
 namespace attnd {
 
-// A worker's services of sessions and models. Its calls fail at once while it cannot be reached.
+// A worker's services of sessions and models, by either protocol. Its calls fail at once while it
+// cannot be reached.
 struct SessionWorker {
   std::string name;  // "host:port"
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::Sessions::Stub> sessions;
   std::unique_ptr<v1::Models::Stub> models;
+  std::unique_ptr<inference::GRPCInferenceService::Stub> inference;
 };
 
 // Safe from many threads.

@@ -17,6 +17,7 @@
 #include "service/router/session_workers.h"
 #include "service/rpc/call_parts.h"
 #include "service/rpc/grpc_status.h"
+#include "service/wire.h"
 
 namespace attnd {
 
@@ -84,6 +85,21 @@ class UnaryProxy final : public std::enable_shared_from_this<UnaryProxy<Request,
   std::unique_ptr<grpc::ClientContext> context_;
 };
 
+// One worker after another, for what any of them can do.
+class AnyNext {
+ public:
+  explicit AnyNext(SessionWorkers& workers) : order_(workers.Spread()) {}
+
+  void operator()(const grpc::Status& last, SessionWorkers::Found found) {
+    if (next_ == order_.size()) return found(FromWire(last));
+    found(order_[next_++]);
+  }
+
+ private:
+  const SessionWorkers::Order order_;
+  size_t next_ = 0;
+};
+
 // The same question to all workers at a time; `done` has their answers in the workers' order.
 template <typename Request, typename Response>
 class AskAll final : public std::enable_shared_from_this<AskAll<Request, Response>> {
@@ -96,13 +112,24 @@ class AskAll final : public std::enable_shared_from_this<AskAll<Request, Respons
                                    std::function<void(grpc::Status)>)>;
   using Done = absl::AnyInvocable<grpc::Status(std::vector<Answer>&)>;
 
+  // Of a client's call, whose deadline and leaving are passed on.
   static grpc::ServerUnaryReactor* Start(const SessionWorkers& workers,
                                          const grpc::CallbackServerContext* context,
                                          Request request, const Begin& begin, Done done) {
+    const std::shared_ptr<UnaryCall> call = UnaryCall::Start();
+    Ask(
+        workers, [&] { return grpc::ClientContext::FromCallbackServerContext(*context); },
+        std::move(request), begin,
+        [call, done = std::move(done)](auto& answers) mutable { call->Finish(done(answers)); });
+    return call.get();
+  }
+
+  static void Ask(const SessionWorkers& workers,
+                  const std::function<std::unique_ptr<grpc::ClientContext>()>& make_context,
+                  Request request, const Begin& begin,
+                  absl::AnyInvocable<void(std::vector<Answer>&)> done) {
     auto all = std::make_shared<AskAll>(std::move(request), workers.all().size(), std::move(done));
-    for (size_t i = 0; i < workers.all().size(); ++i) {
-      all->contexts_.push_back(grpc::ClientContext::FromCallbackServerContext(*context));
-    }
+    for (size_t i = 0; i < workers.all().size(); ++i) all->contexts_.push_back(make_context());
     for (size_t i = 0; i < workers.all().size(); ++i) {
       SessionWorker& worker = *workers.all()[i];
       begin(worker, all->contexts_[i].get(), &all->request_, &all->answers_[i].response,
@@ -110,15 +137,10 @@ class AskAll final : public std::enable_shared_from_this<AskAll<Request, Respons
               all->Answered(i, WorkerStatus(worker, status));
             });
     }
-    return all->call_.get();
   }
 
-  AskAll(Request request, size_t count, Done done)
-      : request_(std::move(request)),
-        done_(std::move(done)),
-        call_(UnaryCall::Start()),
-        answers_(count),
-        left_(count) {}
+  AskAll(Request request, size_t count, absl::AnyInvocable<void(std::vector<Answer>&)> done)
+      : request_(std::move(request)), done_(std::move(done)), answers_(count), left_(count) {}
 
  private:
   void Answered(size_t index, const grpc::Status& status) {
@@ -127,17 +149,33 @@ class AskAll final : public std::enable_shared_from_this<AskAll<Request, Respons
       absl::MutexLock lock(&mu_);
       if (--left_ > 0) return;
     }
-    call_->Finish(done_(answers_));
+    done_(answers_);
   }
 
   const Request request_;
-  Done done_;
-  const std::shared_ptr<UnaryCall> call_;
+  absl::AnyInvocable<void(std::vector<Answer>&)> done_;
   std::vector<std::unique_ptr<grpc::ClientContext>> contexts_;
   std::vector<Answer> answers_;  // Each written by its own call.
   absl::Mutex mu_;
   size_t left_ ABSL_GUARDED_BY(mu_);
 };
+
+// Of a question to all: the first refusal of a worker that could be reached; else OK if one could.
+template <typename Answers>
+grpc::Status Reached(const Answers& answers) {
+  grpc::Status away;
+  bool reached = false;
+  for (const auto& answer : answers) {
+    if (answer.status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+      away = answer.status;
+    } else if (!answer.status.ok()) {
+      return answer.status;
+    } else {
+      reached = true;
+    }
+  }
+  return reached ? grpc::Status::OK : away;
+}
 
 }  // namespace attnd
 

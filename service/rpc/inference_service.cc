@@ -12,7 +12,7 @@
 #include "service/rpc/call_stream.h"
 #include "service/rpc/grpc_status.h"
 #include "service/rpc/infer_codec.h"
-#include "service/rpc/language_inference.h"
+#include "service/rpc/language_models.h"
 #include "service/rpc/model_description.h"
 #include "service/rpc/services.h"
 #include "service/rpc/wire_tensor.h"
@@ -62,11 +62,13 @@ grpc::ServerUnaryReactor* Later(Invoke invoke) {
 
 class InferenceService final : public Base {
  public:
-  InferenceService(Engine& engine, SequenceStore& sequences, ModelSequences* models,
+  InferenceService(Engine& engine, SequenceStore& sequences, std::unique_ptr<LanguageModels> models,
                    const RpcLimits& limits, std::string version)
-      : engine_(engine), sequences_(sequences), limits_(limits), version_(std::move(version)) {
-    if (models != nullptr) language_ = std::make_unique<LanguageInference>(*models);
-  }
+      : engine_(engine),
+        sequences_(sequences),
+        language_(std::move(models)),
+        limits_(limits),
+        version_(std::move(version)) {}
 
   grpc::ServerUnaryReactor* ServerLive(CallbackServerContext* context,
                                        const inference::ServerLiveRequest*,
@@ -213,7 +215,7 @@ class InferenceService final : public Base {
 
   Engine& engine_;
   SequenceStore& sequences_;
-  std::unique_ptr<LanguageInference> language_;  // Null: there are no language models.
+  const std::unique_ptr<LanguageModels> language_;  // Null: there are no language models.
   const RpcLimits limits_;
   const std::string version_;
 };
@@ -221,10 +223,15 @@ class InferenceService final : public Base {
 grpc::ServerUnaryReactor* InferenceService::ModelStatistics(
     CallbackServerContext* context, const inference::ModelStatisticsRequest* request,
     inference::ModelStatisticsResponse* response) {
-  if (IsLanguage(request->name())) {
-    *response->add_model_stats() = language_->Statistics(request->name());
-    return Answer(context, absl::OkStatus());
-  }
+  const auto add = [&](auto done) {
+    language_->Statistics(request->name(), [response, done = std::move(done)](auto all) mutable {
+      for (size_t i = 0; all.ok() && i < all->size(); ++i) {
+        *response->add_model_stats() = std::move((*all)[i]);
+      }
+      done(all.status());
+    });
+  };
+  if (IsLanguage(request->name())) return Later(add);
   if (!request->name().empty()) {
     const auto op = FindModel(engine_.registry(), request->name(), request->version());
     if (op.ok()) {
@@ -238,10 +245,7 @@ grpc::ServerUnaryReactor* InferenceService::ModelStatistics(
     *response->add_model_stats() = DescribeStatistics(id, engine_.Statistics(id));
   }
   if (language_ == nullptr) return Answer(context, absl::OkStatus());
-  for (inference::ModelStatistics& statistics : language_->Statistics()) {
-    *response->add_model_stats() = std::move(statistics);
-  }
-  return Answer(context, absl::OkStatus());
+  return Later(add);
 }
 
 absl::Status CheckRepository(absl::string_view name) {
@@ -473,9 +477,10 @@ grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>* InferenceService::ModelStreamIn
 }  // namespace
 
 std::unique_ptr<grpc::Service> MakeInferenceService(Engine& engine, SequenceStore& sequences,
-                                                    ModelSequences* models, const RpcLimits& limits,
-                                                    std::string version) {
-  return std::make_unique<InferenceService>(engine, sequences, models, limits, std::move(version));
+                                                    std::unique_ptr<LanguageModels> models,
+                                                    const RpcLimits& limits, std::string version) {
+  return std::make_unique<InferenceService>(engine, sequences, std::move(models), limits,
+                                            std::move(version));
 }
 
 }  // namespace attnd

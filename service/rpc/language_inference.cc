@@ -67,23 +67,21 @@ void LanguageInference::Infer(const Message& message, absl::Time deadline,
 }
 
 void LanguageInference::Describe(const std::string& name, absl::string_view version,
-                                 absl::AnyInvocable<void(absl::StatusOr<v1::Model>)> done) {
+                                 Done<v1::Model> done) {
   if (absl::Status s = CheckVersion(name, version); !s.ok()) return done(s);
   sequences_.manager().LoadModel(Plain(name), std::move(done));
 }
 
-void LanguageInference::DescribeMetadata(
-    const std::string& name, absl::string_view version,
-    absl::AnyInvocable<void(absl::StatusOr<inference::ModelMetadataResponse>)> done) {
+void LanguageInference::DescribeMetadata(const std::string& name, const std::string& version,
+                                         Done<inference::ModelMetadataResponse> done) {
   Describe(name, version, [name, done = std::move(done)](absl::StatusOr<v1::Model> model) mutable {
     if (!model.ok()) return done(model.status());
     done(LanguageMetadata(name, *model));
   });
 }
 
-void LanguageInference::DescribeConfig(
-    const std::string& name, absl::string_view version,
-    absl::AnyInvocable<void(absl::StatusOr<inference::ModelConfig>)> done) {
+void LanguageInference::DescribeConfig(const std::string& name, const std::string& version,
+                                       Done<inference::ModelConfig> done) {
   Describe(name, version,
            [this, name, done = std::move(done)](absl::StatusOr<v1::Model> model) mutable {
              if (!model.ok()) return done(model.status());
@@ -91,17 +89,17 @@ void LanguageInference::DescribeConfig(
            });
 }
 
-void LanguageInference::Load(const std::string& name, SessionManager::StatusDone done) {
+void LanguageInference::Load(const std::string& name, StatusDone done) {
   Describe(name, "", [done = std::move(done)](const absl::StatusOr<v1::Model>& model) mutable {
     done(model.status());
   });
 }
 
-void LanguageInference::Unload(const std::string& name, SessionManager::StatusDone done) {
+void LanguageInference::Unload(const std::string& name, StatusDone done) {
   sequences_.manager().UnloadModel(Plain(name), std::move(done));
 }
 
-void LanguageInference::List(absl::AnyInvocable<void(absl::StatusOr<std::vector<Listed>>)> done) {
+void LanguageInference::List(Done<std::vector<Listed>> done) {
   sequences_.manager().ListModels(
       [done = std::move(done)](absl::StatusOr<v1::ListModelsResponse> models) mutable {
         if (!models.ok()) return done(models.status());
@@ -133,20 +131,17 @@ void LanguageInference::Count(const std::string& name, const absl::Status& statu
   statistics.last_inference = absl::Now();
 }
 
-std::vector<inference::ModelStatistics> LanguageInference::Statistics() const {
-  std::vector<inference::ModelStatistics> all;
-  absl::MutexLock lock(&mu_);
-  for (const auto& [name, statistics] : statistics_) {
-    all.push_back(DescribeStatistics(name, statistics));
+void LanguageInference::Statistics(const std::string& name,
+                                   Done<std::vector<inference::ModelStatistics>> done) {
+  std::vector<inference::ModelStatistics> found;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [model, statistics] : statistics_) {
+      if (name.empty() || name == model) found.push_back(DescribeStatistics(model, statistics));
+    }
   }
-  return all;
-}
-
-inference::ModelStatistics LanguageInference::Statistics(const std::string& name) const {
-  absl::MutexLock lock(&mu_);
-  const auto found = statistics_.find(name);
-  return DescribeStatistics(name,
-                            found == statistics_.end() ? Engine::OpStatistics() : found->second);
+  if (!name.empty() && found.empty()) found.push_back(DescribeStatistics(name, {}));
+  done(std::move(found));
 }
 
 }  // namespace attnd

@@ -38,12 +38,12 @@ std::unique_ptr<grpc::Service> MakeOperatorsService(Engine& engine, const RpcLim
 
 // inference.GRPCInferenceService: the Open Inference Protocol with the extensions that stock
 // clients call. Sequences (sequence_id) keep their states in `sequences`, which must outlive the
-// service. `models` has the language models; null: there are none. `version` is what ServerMetadata
+// service. `models` are the language models; null: there are none. `version` is what ServerMetadata
 // tells.
-class ModelSequences;
+class LanguageModels;
 std::unique_ptr<grpc::Service> MakeInferenceService(Engine& engine, SequenceStore& sequences,
-                                                    ModelSequences* models, const RpcLimits& limits,
-                                                    std::string version);
+                                                    std::unique_ptr<LanguageModels> models,
+                                                    const RpcLimits& limits, std::string version);
 
 class SessionManager;
 

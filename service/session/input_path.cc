@@ -35,19 +35,24 @@ std::string InputPath::EndsAround(uint64_t position) const {
   return text;
 }
 
-void InputPath::Push(uint64_t length, uint64_t record, absl::string_view digest) {
-  steps_.push_back({position() + length, record, Sha256(absl::StrCat(hash(), digest))});
+std::string InputPath::EndsFromBase() const {
+  std::string text = absl::StrCat(base_);
+  if (!steps_.empty()) absl::StrAppend(&text, " and ", steps_.front().end);
+  return text;
+}
+
+void InputPath::Push(uint64_t length, uint64_t record, absl::string_view digest, uint64_t offset) {
+  steps_.push_back({position() + length, record, Sha256(absl::StrCat(hash(), digest)), offset});
 }
 
 void InputPath::Truncate(uint64_t position) { steps_.resize(StepsUpTo(position)); }
 
 uint64_t InputPath::CommonWith(const InputPath& other) const {
-  uint64_t common = base_;
-  for (size_t i = 0; i < std::min(steps_.size(), other.steps_.size()); ++i) {
-    if (steps_[i].record != other.steps_[i].record) break;
-    common = steps_[i].end;
+  // Equal hashes, equal histories: from the end on, since what is alike is alike to its beginning.
+  for (size_t i = std::min(StepsUpTo(other.position()), steps_.size()); i > 0; --i) {
+    if (other.HashAt(steps_[i - 1].end) == steps_[i - 1].hash) return steps_[i - 1].end;
   }
-  return common;
+  return other.HashAt(base_) == base_hash_ ? base_ : 0;
 }
 
 }  // namespace attnd

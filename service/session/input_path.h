@@ -19,6 +19,7 @@ class InputPath {
     uint64_t end;      // Position behind it.
     uint64_t record;   // Its number in the log.
     std::string hash;  // Of everything up to its end.
+    uint64_t offset;   // Bytes of the log before its record.
   };
 
   InputPath() = default;
@@ -39,11 +40,16 @@ class InputPath {
   // The ends around `position`, as text: "4 and 8".
   std::string EndsAround(uint64_t position) const;
 
+  // The base and the first end behind it, as text: "4 and 8".
+  std::string EndsFromBase() const;
+
   // `digest` is of what the step reads.
-  void Push(uint64_t length, uint64_t record, absl::string_view digest);
+  void Push(uint64_t length, uint64_t record, absl::string_view digest, uint64_t offset = 0);
+  // One that was before, behind the last.
+  void Push(Step step) { steps_.push_back(std::move(step)); }
   // Back to an end.
   void Truncate(uint64_t position);
-  // Where two paths with the same base part.
+  // Where two paths part, if they have a position in common that both can still tell; 0 otherwise.
   uint64_t CommonWith(const InputPath& other) const;
 
  private:

@@ -38,7 +38,7 @@ TEST(InputPathTest, HashesAreOfEverythingBefore) {
   EXPECT_EQ(one.hash(), other.hash());
 }
 
-TEST(InputPathTest, PathsPartWhereTheirRecordsDo) {
+TEST(InputPathTest, PathsPartWhereWhatTheyReadDoes) {
   InputPath path(4, "base");
   path.Push(3, 1, "a");
   path.Push(2, 2, "b");
@@ -48,9 +48,27 @@ TEST(InputPathTest, PathsPartWhereTheirRecordsDo) {
   EXPECT_EQ(other.position(), 7u);
   EXPECT_EQ(path.CommonWith(other), 7u);
   other.Push(2, 5, "b");
-  EXPECT_EQ(path.CommonWith(other), 7u) << "read twice";
+  EXPECT_EQ(path.CommonWith(other), 9u) << "read twice, the same";
+  other.Truncate(7);
+  other.Push(2, 6, "c");
+  EXPECT_EQ(path.CommonWith(other), 7u);
   other.Truncate(4);
   EXPECT_EQ(path.CommonWith(other), 4u);
+}
+
+TEST(InputPathTest, PathsWithOtherBeginningsHaveInCommonWhatBothCanTell) {
+  InputPath path(4, "base");
+  path.Push(3, 1, "a");
+  path.Push(2, 2, "b");
+  InputPath later(7, path.HashAt(7));
+  EXPECT_EQ(path.CommonWith(later), 7u);
+  EXPECT_EQ(later.CommonWith(path), 7u);
+  later.Push(2, 9, "b");
+  EXPECT_EQ(path.CommonWith(later), 9u);
+  EXPECT_EQ(later.CommonWith(path), 9u);
+  EXPECT_EQ(path.CommonWith(InputPath(7, "another")), 0u);
+  EXPECT_EQ(InputPath(9, path.hash()).CommonWith(path), 9u);
+  EXPECT_EQ(InputPath(3, "before").CommonWith(path), 0u);
 }
 
 }  // namespace

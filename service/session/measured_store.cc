@@ -34,6 +34,12 @@ absl::Status MeasuredStore::AppendAll(absl::Span<const Entry> entries, Durabilit
                [&] { return store_->AppendAll(entries, durability); });
 }
 
+absl::Status MeasuredStore::TrimLog(absl::string_view session, uint64_t epoch, const Record& record,
+                                    Durability durability) {
+  return Timed("trim_log", durability, metrics_.log_bytes, record.bytes.size(),
+               [&] { return store_->TrimLog(session, epoch, record, durability); });
+}
+
 absl::StatusOr<std::vector<SessionStore::Record>> MeasuredStore::ReadLog(absl::string_view session,
                                                                          uint64_t first,
                                                                          uint64_t most) {

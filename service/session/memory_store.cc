@@ -35,14 +35,16 @@ absl::Status MemoryStore::AppendLocked(absl::string_view session, uint64_t epoch
                                        const Record& record) {
   const absl::StatusOr<Kept*> kept = Find(session, epoch);
   if (!kept.ok()) return kept.status();
-  std::vector<std::string>& log = (*kept)->log;
-  if (record.sequence > log.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "session ", session, ": record ", record.sequence, " given, expected ", log.size()));
+  const uint64_t first = (*kept)->first;
+  std::deque<std::string>& log = (*kept)->log;
+  const uint64_t end = first + log.size();
+  if (record.sequence > end) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("session ", session, ": record ", record.sequence, " given, expected ", end));
   }
-  if (record.sequence == log.size()) {
+  if (record.sequence == end) {
     log.push_back(record.bytes);
-  } else if (log[record.sequence] != record.bytes) {
+  } else if (record.sequence < first || log[record.sequence - first] != record.bytes) {
     return absl::FailedPreconditionError(
         absl::StrCat("session ", session, ": record ", record.sequence, " is another already"));
   }
@@ -69,6 +71,23 @@ absl::Status MemoryStore::AppendAll(absl::Span<const Entry> entries, Durability 
   return absl::OkStatus();
 }
 
+absl::Status MemoryStore::TrimLog(absl::string_view session, uint64_t epoch, const Record& record,
+                                  Durability /*durability*/) {
+  absl::MutexLock lock(&mu_);
+  const absl::StatusOr<Kept*> kept = Find(session, epoch);
+  if (!kept.ok()) return kept.status();
+  uint64_t& first = (*kept)->first;
+  std::deque<std::string>& log = (*kept)->log;
+  if (record.sequence < first || record.sequence >= first + log.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("session ", session, ": record ",
+                                                   record.sequence, " given, expected one of [",
+                                                   first, ", ", first + log.size(), ")"));
+  }
+  for (; first < record.sequence; ++first) log.pop_front();
+  log.front() = record.bytes;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<SessionStore::Record>> MemoryStore::ReadLog(absl::string_view session,
                                                                        uint64_t first,
                                                                        uint64_t most) {
@@ -76,8 +95,9 @@ absl::StatusOr<std::vector<SessionStore::Record>> MemoryStore::ReadLog(absl::str
   const auto at = sessions_.find(session);
   if (at == sessions_.end()) return NoSession(session);
   std::vector<Record> records;
-  for (uint64_t i = first; i < at->second.log.size() && records.size() < most; ++i)
-    records.push_back({i, at->second.log[i]});
+  const auto& [epoch, expiry, begin, log, states] = at->second;
+  for (uint64_t i = std::max(first, begin); i < begin + log.size() && records.size() < most; ++i)
+    records.push_back({i, log[i - begin]});
   return records;
 }
 

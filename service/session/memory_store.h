@@ -3,6 +3,7 @@
 #ifndef ATTND_SERVICE_SESSION_MEMORY_STORE_H_
 #define ATTND_SERVICE_SESSION_MEMORY_STORE_H_
 
+#include <deque>
 #include <map>
 #include <string>
 #include <utility>
@@ -20,6 +21,8 @@ class MemoryStore : public SessionStore {
   absl::Status Append(absl::string_view session, uint64_t epoch, const Record& record,
                       Durability durability) override;
   absl::Status AppendAll(absl::Span<const Entry> entries, Durability durability) override;
+  absl::Status TrimLog(absl::string_view session, uint64_t epoch, const Record& record,
+                       Durability durability) override;
   absl::StatusOr<std::vector<Record>> ReadLog(absl::string_view session, uint64_t first,
                                               uint64_t most) override;
   absl::Status PutState(absl::string_view session, uint64_t epoch, const StateInfo& info,
@@ -41,7 +44,8 @@ class MemoryStore : public SessionStore {
   struct Kept {
     uint64_t epoch = 0;
     uint64_t expiry = 0;
-    std::vector<std::string> log;
+    uint64_t first = 0;  // Number of the log's first record.
+    std::deque<std::string> log;
     std::map<uint64_t, std::pair<StateInfo, std::string>> states;
   };
 

@@ -8,8 +8,9 @@
 namespace attnd {
 namespace {
 
-v1::Model Describe(const LoadedModel& loaded) {
+v1::Model Describe(const LoadedModel& loaded, const std::string& device) {
   v1::Model out;
+  out.set_device(device);
   const models::ModelConfig& config = loaded.model->config();
   out.set_name(loaded.name);
   out.set_model_type(config.model_type);
@@ -37,9 +38,11 @@ void SessionManager::ListModels(
     for (const std::string& name : models_.names()) {
       const std::shared_ptr<const LoadedModel> loaded = models_.Find(name);
       if (loaded != nullptr) {
-        *response.add_models() = Describe(*loaded);
+        *response.add_models() = Describe(*loaded, models_.device_name());
       } else {
-        response.add_models()->set_name(name);
+        v1::Model& there = *response.add_models();
+        there.set_name(name);
+        there.set_device(models_.device_name());
       }
     }
     done(std::move(response));
@@ -51,7 +54,7 @@ void SessionManager::LoadModel(const std::string& name,
   writer_.Run([this, name, done = std::move(done)]() mutable {
     const absl::StatusOr<std::shared_ptr<const LoadedModel>> loaded = models_.Load(name);
     if (!loaded.ok()) return done(loaded.status());
-    done(Describe(**loaded));
+    done(Describe(**loaded, models_.device_name()));
   });
 }
 

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "service/overload.h"
 #include "service/session/requests.h"
 
 namespace attnd {
@@ -35,6 +34,8 @@ class ModelSequences::Step : public std::enable_shared_from_this<Step> {
     Answer Event(v1::DecodeEvent event) override {
       SequenceStepAnswer& answer = step_->answer_;
       answer.text += event.text();
+      // Of a decode that is asked for again, where it went then.
+      answer.position = event.position() + static_cast<uint64_t>(event.tokens_size());
       for (v1::SampledToken& token : *event.mutable_tokens()) {
         answer.tokens.push_back(std::move(token));
       }
@@ -135,7 +136,6 @@ class ModelSequences::Step : public std::enable_shared_from_this<Step> {
 
   void Decoded(const absl::Status& status) {
     if (!status.ok()) return Fail(status);
-    answer_.position += answer_.tokens.size();
     if (!call_.end) return Answer(absl::OkStatus());
     Remove([self = shared_from_this()](absl::Status removed) { self->Answer(std::move(removed)); });
   }
@@ -153,7 +153,7 @@ class ModelSequences::Step : public std::enable_shared_from_this<Step> {
   }
 
   void Answer(absl::Status status) {
-    sequences_.Leave(call_.session);
+    sequences_.turns_.Leave(call_.session);
     if (!status.ok()) return done_(std::move(status));
     done_(std::move(answer_));
   }
@@ -173,36 +173,8 @@ void ModelSequences::Run(SequenceStepCall call, Done done) {
     call.durability = v1::NONE;
   }
   auto step = std::make_shared<Step>(*this, std::move(call), std::move(done));
-  {
-    absl::ReleasableMutexLock lock(&mu_);
-    const auto [at, first] = waiting_.try_emplace(step->session());
-    if (!first) {
-      if (at->second.size() < kMaxWaiting) {
-        at->second.push_back(std::move(step));
-        return;
-      }
-      lock.Release();
-      return step->Refuse(
-          OverloadError(absl::StrCat("sequence_id: given ", step->session(), ", for which ",
-                                     kMaxWaiting, " calls wait already, the limit")));
-    }
-  }
-  step->Run();
-}
-
-void ModelSequences::Leave(const std::string& session) {
-  std::shared_ptr<Step> next;
-  {
-    absl::MutexLock lock(&mu_);
-    const auto at = waiting_.find(session);
-    if (at->second.empty()) {
-      waiting_.erase(at);
-      return;
-    }
-    next = std::move(at->second.front());
-    at->second.pop_front();
-  }
-  next->Run();
+  absl::Status entered = turns_.Enter(step->session(), [step] { step->Run(); });
+  if (!entered.ok()) step->Refuse(std::move(entered));
 }
 
 }  // namespace attnd

@@ -4,19 +4,16 @@
 #define ATTND_SERVICE_SESSION_MODEL_SEQUENCES_H_
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "attnd/v1/sessions.pb.h"
 #include "service/session/session_manager.h"
+#include "service/session/session_turns.h"
 
 namespace attnd {
 
@@ -64,20 +61,14 @@ class ModelSequences {
   // Calls of one session run one after another, in the order in which they came. A call that fails
   // leaves the session as it was. INVALID_ARGUMENT if there is no such session and the call does
   // not start it; other errors as in sessions.proto.
-  void Run(SequenceStepCall call, Done done) ABSL_LOCKS_EXCLUDED(mu_);
+  void Run(SequenceStepCall call, Done done);
 
  private:
   class Step;
-  // Steps that wait at one session.
-  static constexpr size_t kMaxWaiting = 64;
-
-  void Leave(const std::string& session) ABSL_LOCKS_EXCLUDED(mu_);
 
   SessionManager& manager_;
   const double idle_seconds_;
-  absl::Mutex mu_;
-  // By session, while a step of it is under way.
-  absl::flat_hash_map<std::string, std::deque<std::shared_ptr<Step>>> waiting_ ABSL_GUARDED_BY(mu_);
+  SessionTurns turns_;
 };
 
 }  // namespace attnd

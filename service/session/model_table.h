@@ -30,16 +30,20 @@ struct LoadedModel {
 // Safe from many threads.
 class ModelTable {
  public:
-  // `folder` holds one folder a model; empty: there are no models. They run on `device`, null: the
-  // CPU.
+  // `folder` holds one folder a model; empty: there are no models. They run on `device`, which is
+  // called `device_name`; null: the CPU.
   ModelTable(std::string folder, const RunnerOptions& options,
-             std::shared_ptr<Backend> device = nullptr)
-      : folder_(std::move(folder)), options_(options), device_(std::move(device)) {}
+             std::shared_ptr<Backend> device = nullptr, std::string device_name = "cpu")
+      : folder_(std::move(folder)),
+        options_(options),
+        device_(std::move(device)),
+        device_name_(std::move(device_name)) {}
 
   ~ModelTable() { Stop(); }
 
   // Names of folders that hold a config.json, in order.
   std::vector<std::string> names() const;
+  const std::string& device_name() const { return device_name_; }
   // The model of that name if it is loaded, else null.
   std::shared_ptr<const LoadedModel> Find(absl::string_view name) const;
   // Loads it where it is not; blocks for as long as that takes. NOT_FOUND with the names that there
@@ -61,6 +65,7 @@ class ModelTable {
   const std::string folder_;
   const RunnerOptions options_;
   const std::shared_ptr<Backend> device_;
+  const std::string device_name_;
   mutable absl::Mutex mu_;
   std::map<std::string, std::shared_ptr<const LoadedModel>, std::less<>> loaded_
       ABSL_GUARDED_BY(mu_);

@@ -2,7 +2,9 @@
 // before its first write, since a script that fails half way is not taken back.
 //
 // KEYS[1] is the prefix of all keys; for session S:
-//   <prefix>head:S    hash: epoch, records (in the log), log and state (bytes)
+//   <prefix>head:S    hash: epoch, first (number of the log's first record; absent: 0), records
+//   (its
+//                     end), log and state (bytes)
 //   <prefix>log:S     list of sealed records
 //   <prefix>infos:S   hash: position -> sealed description of its state
 //   <prefix>states:S  hash: position -> state
@@ -23,6 +25,13 @@ local function states(s) return p .. 'states:' .. s end
 local function missing(s)
   if redis.call('EXISTS', log(s), infos(s), states(s)) > 0 then return {'DAMAGED', s} end
   return {'NOT_FOUND', s}
+end
+-- Where the log begins and ends; nil if it is not what the head says.
+local function log_ends(s)
+  local h = redis.call('HMGET', head(s), 'first', 'records')
+  local first, last = tonumber(h[1] or 0), tonumber(h[2])
+  if not first or not last or redis.call('LLEN', log(s)) ~= last - first then return nil end
+  return first, last
 end
 local function full(quota, more)
   if quota == 0 or more <= 0 then return nil end
@@ -57,24 +66,26 @@ return {'OK', epoch}
 // ARGV: quota, then of each record: session, epoch, sequence, sealed bytes. A record that is there
 // already is written again as far as its head goes: what waits for this write waits for that one.
 inline constexpr char kAppend[] = R"lua(
-local at, epochs, added, more = {}, {}, {}, 0
+local begin, at, epochs, added, more = {}, {}, {}, {}, 0
 for i = 2, #ARGV, 4 do
   local s, epoch, sequence, value = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
   if not at[s] then
-    local h = redis.call('HMGET', head(s), 'epoch', 'records')
-    if not h[1] then return missing(s) end
-    at[s], epochs[s], added[s] = tonumber(h[2]), h[1], {}
-    if redis.call('LLEN', log(s)) ~= at[s] then return {'DAMAGED', s} end
+    epochs[s] = redis.call('HGET', head(s), 'epoch')
+    if not epochs[s] then return missing(s) end
+    begin[s], at[s] = log_ends(s)
+    if not begin[s] then return {'DAMAGED', s} end
+    added[s] = {}
   end
   if epoch ~= epochs[s] then return {'ABORTED', s, epoch, epochs[s]} end
   local next = at[s] + #added[s]
   if sequence > next then return {'GAP', s, ARGV[i + 2], tostring(next)} end
+  if sequence < begin[s] then return {'TRIMMED', s, ARGV[i + 2]} end
   if sequence == next then
     table.insert(added[s], value)
     more = more + #value
   else
     local there = added[s][sequence - at[s] + 1]
-    if sequence < at[s] then there = redis.call('LINDEX', log(s), sequence) end
+    if sequence < at[s] then there = redis.call('LINDEX', log(s), sequence - begin[s]) end
     if there ~= value then return {'OTHER', s, ARGV[i + 2]} end
   end
 end
@@ -93,13 +104,38 @@ redis.call('HINCRBY', p .. 'usage', 'log', more)
 return {'OK'}
 )lua";
 
-// ARGV: session, first record, last one (-1: all).
+// ARGV: session, first record, how many at most ("all": no limit). Answers with the number of the
+// first one that there is, too.
 inline constexpr char kReadLog[] = R"lua(
 local s = ARGV[1]
-local records = redis.call('HGET', head(s), 'records')
-if not records then return missing(s) end
-if redis.call('LLEN', log(s)) ~= tonumber(records) then return {'DAMAGED', s} end
-return {'OK', redis.call('LRANGE', log(s), ARGV[2], ARGV[3])}
+if redis.call('EXISTS', head(s)) == 0 then return missing(s) end
+local begin = log_ends(s)
+if not begin then return {'DAMAGED', s} end
+local skip, last = math.max(0, tonumber(ARGV[2]) - begin), -1
+if ARGV[3] ~= 'all' then last = skip + tonumber(ARGV[3]) - 1 end
+return {'OK', string.format('%.0f', begin + skip), redis.call('LRANGE', log(s), skip, last)}
+)lua";
+
+// ARGV: session, epoch, number of the record that the log begins with from now on, its sealed
+// bytes.
+inline constexpr char kTrimLog[] = R"lua(
+local s, at = ARGV[1], tonumber(ARGV[3])
+local epoch = redis.call('HGET', head(s), 'epoch')
+if not epoch then return missing(s) end
+if epoch ~= ARGV[2] then return {'ABORTED', s, ARGV[2], epoch} end
+local first, last = log_ends(s)
+if not first then return {'DAMAGED', s} end
+if at < first or at >= last then
+  return {'NO_RECORD', s, ARGV[3], string.format('%.0f', first), string.format('%.0f', last)}
+end
+local more = #ARGV[4]
+for _, value in ipairs(redis.call('LRANGE', log(s), 0, at - first)) do more = more - #value end
+redis.call('LTRIM', log(s), at - first, -1)
+redis.call('LSET', log(s), 0, ARGV[4])
+redis.call('HSET', head(s), 'first', ARGV[3])
+redis.call('HINCRBY', head(s), 'log', string.format('%.0f', more))
+redis.call('HINCRBY', p .. 'usage', 'log', string.format('%.0f', more))
+return {'OK'}
 )lua";
 
 // ARGV: session, epoch, quota, position, description, state.

@@ -94,6 +94,14 @@ absl::Status FromAnswer(const redisReply& reply, int64_t max_bytes) {
     return absl::FailedPreconditionError(
         absl::StrCat(session, ": record ", word(2), " is another already"));
   }
+  if (what == "TRIMMED") {
+    return absl::FailedPreconditionError(
+        absl::StrCat(session, ": record ", word(2), " is trimmed already"));
+  }
+  if (what == "NO_RECORD") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        session, ": record ", word(2), " given, expected one of [", word(3), ", ", word(4), ")"));
+  }
   if (what == "QUOTA") {
     return absl::ResourceExhaustedError(
         absl::StrCat("the store holds ", word(2), " bytes, at most ", max_bytes, " are allowed"));
@@ -206,15 +214,26 @@ absl::Status RedisStore::AppendAll(absl::Span<const Entry> entries, Durability d
   return status;
 }
 
+absl::Status RedisStore::TrimLog(absl::string_view session, uint64_t epoch, const Record& record,
+                                 Durability durability) {
+  const std::string sealed = Seal("record", session, record.sequence, record.bytes) + record.bytes;
+  return Call(redis_scripts::kTrimLog,
+              {session, absl::StrCat(epoch), absl::StrCat(record.sequence), sealed}, durability)
+      .status();
+}
+
 absl::StatusOr<std::vector<SessionStore::Record>> RedisStore::ReadLog(absl::string_view session,
                                                                       uint64_t first,
                                                                       uint64_t most) {
-  const std::string last = most == kAll ? "-1" : absl::StrCat(first + most - 1);
   const absl::StatusOr<Reply> reply =
-      Call(redis_scripts::kReadLog, {session, absl::StrCat(first), last});
+      Call(redis_scripts::kReadLog,
+           {session, absl::StrCat(first), most == kAll ? "all" : absl::StrCat(most)});
   if (!reply.ok()) return reply.status();
   FaultPoint("redis.read_log");
-  const redisReply& sealed = Element(**reply, 1);
+  if (!absl::SimpleAtoi(Text(Element(**reply, 1)), &first)) {
+    return Damaged(session, "where its log begins");
+  }
+  const redisReply& sealed = Element(**reply, 2);
   std::vector<Record> records;
   for (size_t i = 0; i < sealed.elements; ++i) {
     const absl::string_view value = Text(Element(sealed, i));

@@ -41,6 +41,8 @@ class RedisStore final : public SessionStore {
   absl::Status Append(absl::string_view session, uint64_t epoch, const Record& record,
                       Durability durability) override;
   absl::Status AppendAll(absl::Span<const Entry> entries, Durability durability) override;
+  absl::Status TrimLog(absl::string_view session, uint64_t epoch, const Record& record,
+                       Durability durability) override;
   absl::StatusOr<std::vector<Record>> ReadLog(absl::string_view session, uint64_t first,
                                               uint64_t most) override;
   absl::Status PutState(absl::string_view session, uint64_t epoch, const StateInfo& info,

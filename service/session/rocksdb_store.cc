@@ -136,19 +136,23 @@ absl::StatusOr<RocksDbStore::Head> RocksDbStore::ReadHead(absl::string_view sess
   const rocksdb::Status status = db_->Get(Checked(), HeadKey(session), &value);
   if (status.IsNotFound()) return NoSession(session);
   if (!status.ok()) return FromRocks(status, absl::StrCat("session ", session));
-  // The shorter ones were written before sessions had an expiry here.
-  if (value.size() != 16 && value.size() != 24) {
+  // The shorter ones were written before sessions had an expiry, or trimmed logs, here.
+  if (value.size() % 8 != 0 || value.size() < 16 || value.size() > 32) {
     return absl::DataLossError(absl::StrCat("session ", session, ": the store is damaged"));
   }
   const absl::string_view bytes = value;
-  const Head head{Number(bytes.substr(0, 8)), Number(bytes.substr(8, 8)), Number(bytes.substr(16))};
+  const auto number = [&](size_t i) {
+    return Number(bytes.substr(std::min(8 * i, bytes.size()), 8));
+  };
+  const Head head{number(0), number(1), number(2), number(3)};
   if (heads_.size() >= kHeads) heads_.clear();
   heads_.emplace(session, head);
   return head;
 }
 
 std::string RocksDbStore::Bytes(const Head& head) {
-  return BigEndian(head.epoch) + BigEndian(head.records) + BigEndian(head.expiry);
+  return BigEndian(head.epoch) + BigEndian(head.records) + BigEndian(head.expiry) +
+         BigEndian(head.first);
 }
 
 absl::Status RocksDbStore::CheckEpoch(absl::string_view session, uint64_t epoch,
@@ -228,6 +232,10 @@ absl::Status RocksDbStore::AppendAll(absl::Span<const Entry> entries, Durability
       continue;
     }
     std::string there;
+    if (record.sequence < head.first) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("session ", session, ": record ", record.sequence, " is trimmed already"));
+    }
     if (const auto own = added.find(key); own != added.end()) {
       there = own->second;
     } else if (absl::Status s = FromRocks(db_->Get(Checked(), log_, key, &there),
@@ -250,6 +258,32 @@ absl::Status RocksDbStore::AppendAll(absl::Span<const Entry> entries, Durability
   return absl::OkStatus();
 }
 
+absl::Status RocksDbStore::TrimLog(absl::string_view session, uint64_t epoch, const Record& record,
+                                   Durability durability) {
+  absl::MutexLock lock(&mu_);
+  const absl::StatusOr<Head> head = ReadHead(session);
+  if (!head.ok()) return head.status();
+  if (absl::Status s = CheckEpoch(session, epoch, *head); !s.ok()) return s;
+  if (record.sequence < head->first || record.sequence >= head->records) {
+    return absl::InvalidArgumentError(absl::StrCat("session ", session, ": record ",
+                                                   record.sequence, " given, expected one of [",
+                                                   head->first, ", ", head->records, ")"));
+  }
+  Head next = *head;
+  next.first = record.sequence;
+  const std::string prefix = LogPrefix(session);
+  const std::string key = prefix + BigEndian(record.sequence);
+  rocksdb::WriteBatch batch;
+  batch.DeleteRange(log_, prefix + BigEndian(head->first), key);
+  batch.Put(log_, key, record.bytes);
+  batch.Put(HeadKey(session), Bytes(next));
+  FaultPoint("rocksdb.trim.before");
+  if (absl::Status s = Write(batch, durability); !s.ok()) return s;
+  FaultPoint("rocksdb.trim.after");
+  heads_[std::string(session)] = next;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<SessionStore::Record>> RocksDbStore::ReadLog(absl::string_view session,
                                                                         uint64_t first,
                                                                         uint64_t most) {
@@ -260,6 +294,7 @@ absl::StatusOr<std::vector<SessionStore::Record>> RocksDbStore::ReadLog(absl::st
     if (!found.ok()) return found.status();
     head = *found;
   }
+  first = std::max(first, head.first);
   const std::string prefix = LogPrefix(session);
   const std::unique_ptr<rocksdb::Iterator> at(db_->NewIterator(Checked(), log_));
   std::vector<Record> records;

@@ -1,10 +1,10 @@
 // The store on disk: RocksDB, which brings the log, checksums, atomic writes and compaction; states
 // are its blobs. One process at a time owns a directory.
 //
-// Keys: "e" session -> epoch, number of records, expiry; "x" expiry session -> nothing; "l" session
-// 0x00 sequence -> record; "s" session 0x00 position -> size and label of a state, "d" session 0x00
-// position -> its bytes, apart so that states are listed without being read. Numbers are
-// big-endian, so that order is order.
+// Keys: "e" session -> epoch, number of records, expiry, number of the first record; "x" expiry
+// session -> nothing; "l" session 0x00 sequence -> record; "s" session 0x00 position -> size and
+// label of a state, "d" session 0x00 position -> its bytes, apart so that states are listed without
+// being read. Numbers are big-endian, so that order is order.
 #ifndef ATTND_SERVICE_SESSION_ROCKSDB_STORE_H_
 #define ATTND_SERVICE_SESSION_ROCKSDB_STORE_H_
 
@@ -41,6 +41,8 @@ class RocksDbStore final : public SessionStore {
   absl::Status Append(absl::string_view session, uint64_t epoch, const Record& record,
                       Durability durability) override;
   absl::Status AppendAll(absl::Span<const Entry> entries, Durability durability) override;
+  absl::Status TrimLog(absl::string_view session, uint64_t epoch, const Record& record,
+                       Durability durability) override;
   absl::StatusOr<std::vector<Record>> ReadLog(absl::string_view session, uint64_t first,
                                               uint64_t most) override;
   absl::Status PutState(absl::string_view session, uint64_t epoch, const StateInfo& info,
@@ -64,6 +66,7 @@ class RocksDbStore final : public SessionStore {
     uint64_t epoch = 0;
     uint64_t records = 0;
     uint64_t expiry = 0;
+    uint64_t first = 0;  // Number of the log's first record.
   };
   static std::string Bytes(const Head& head);
 

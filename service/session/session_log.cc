@@ -30,6 +30,10 @@ absl::Status SessionLog::Check(const v1::SessionRecord& record) const {
                : CannotChain(absl::StrCat("a change at position ", position, " of ",
                                           this->position(), " positions"));
   };
+  if (record.has_trimmed()) {
+    if (size_ == 0 || (is_operator() && record.trimmed().size() == size_)) return absl::OkStatus();
+    return CannotChain("a trimmed log's first record in the middle of another");
+  }
   if (record.has_created() != (size_ == 0)) {
     return CannotChain("its first record, and no other, creates the session");
   }
@@ -66,6 +70,7 @@ absl::Status SessionLog::Check(const v1::SessionRecord& record) const {
       if (snapshots_.count(record.restored().snapshot()) > 0) return absl::OkStatus();
       return CannotChain("the way back to a snapshot that is not there");
     case v1::SessionRecord::kSnapshotDropped:
+    case v1::SessionRecord::kTrimmed:
       return absl::OkStatus();
     case v1::SessionRecord::CHANGE_NOT_SET:
       break;
@@ -81,7 +86,8 @@ absl::Status SessionLog::CheckRetained(uint64_t position) const {
   if (!is_operator() || path_.HasEnd(position)) return absl::OkStatus();
   if (position < path_.base()) {
     return absl::OutOfRangeError(absl::StrCat("position: given ", position,
-                                              ", the session's history begins at ", path_.base()));
+                                              ", the session's history begins at ", path_.base(),
+                                              ": the nearest are ", path_.EndsFromBase()));
   }
   return absl::OutOfRangeError(absl::StrCat(
       "position: given ", position, ", expected one where an append ended: the nearest are ",
@@ -109,6 +115,10 @@ void SessionLog::Begin(const SessionLog* parent) {
 
 absl::Status SessionLog::Apply(const v1::SessionRecord& record, const SessionLog* parent) {
   if (absl::Status s = Check(record); !s.ok()) return s;
+  if (record.has_trimmed()) {
+    ApplyTrimmed(record);
+    return absl::OkStatus();
+  }
   const uint64_t begin = position();
   int64_t decode = -1;
   switch (record.change_case()) {
@@ -123,7 +133,7 @@ absl::Status SessionLog::Apply(const v1::SessionRecord& record, const SessionLog
       }
       break;
     case v1::SessionRecord::kFed:
-      path_.Push(record.fed().length(), size_, DigestOf(record.fed().inputs()));
+      path_.Push(record.fed().length(), size_, DigestOf(record.fed().inputs()), log_bytes_);
       break;
     case v1::SessionRecord::kAppended:
       for (const uint32_t token : record.appended().tokens()) Push(static_cast<int32_t>(token));
@@ -176,11 +186,13 @@ absl::Status SessionLog::Apply(const v1::SessionRecord& record, const SessionLog
     case v1::SessionRecord::kSnapshotDropped:
       snapshots_.erase(record.snapshot_dropped().snapshot());
       break;
+    case v1::SessionRecord::kTrimmed:
     case v1::SessionRecord::CHANGE_NOT_SET:
       break;
   }
   Remember(record, begin, decode);
   ++size_;
+  if (is_operator() && !record.has_created()) log_bytes_ += record.ByteSizeLong();
   return absl::OkStatus();
 }
 

@@ -56,8 +56,9 @@ class SessionLog {
   static constexpr size_t kRemembered = 1000;
 
   // Checks a record against what came before and applies it. INTERNAL for a record that cannot
-  // follow (a log of another session, or damage that checksums missed); nothing has changed then.
-  // `parent`: of a fork its parent's log, which saves hashing the tokens that both have; or null.
+  // follow (a log of another session, or damage that checksums missed); nothing has changed then. A
+  // trimmed log's first record is applied first, or to the log that it was made of. `parent`: of a
+  // fork its parent's log, which saves hashing the tokens that both have; or null.
   absl::Status Apply(const v1::SessionRecord& record, const SessionLog* parent = nullptr);
 
   const v1::SessionRecord::Created& created() const { return created_; }
@@ -65,10 +66,24 @@ class SessionLog {
   // Of an operator's session, which has no tokens.
   bool is_operator() const { return !created_.op().empty(); }
   const InputPath& path() const { return path_; }
+  // Of an operator's session: bytes of the records that the log holds, and of those behind the
+  // first append from `position` on, what was taken back included.
+  uint64_t log_bytes() const { return log_bytes_; }
+  uint64_t BytesBehind(uint64_t position) const;
+  // The number of the record that the log of an operator's session begins with.
+  uint64_t first_record() const { return first_record_; }
+  // An operator's log without the inputs before `position`, an end of its path: the record
+  // (Trimmed) to put in the place of the one with the number `first`, but for states.
+  struct Trim {
+    uint64_t first;
+    uint64_t position;
+    v1::SessionRecord record;
+  };
+  Trim TrimmedTo(uint64_t position) const;
   uint64_t position() const { return is_operator() ? path_.position() : tokens_.size(); }
   // Whether the session can go back there: OUT_OF_RANGE naming the positions that it has.
   absl::Status CheckRetained(uint64_t position) const;
-  // Records applied.
+  // Records applied, or known by a trimmed log's first.
   uint64_t size() const { return size_; }
   // About what it takes in memory, but for snapshots.
   int64_t byte_size() const;
@@ -103,6 +118,7 @@ class SessionLog {
 
  private:
   absl::Status Check(const v1::SessionRecord& record) const;
+  void ApplyTrimmed(const v1::SessionRecord& record);
   void Push(int32_t token);
   void Begin(const SessionLog* parent);
   void Truncate(uint64_t position);
@@ -123,6 +139,8 @@ class SessionLog {
   std::deque<std::string> order_;        // Of keys, the oldest first.
   std::map<uint64_t, Request> unkeyed_;  // By the position at which they began.
   uint64_t size_ = 0;
+  uint64_t log_bytes_ = 0;
+  uint64_t first_record_ = 0;
   size_t sampled_ = 0;  // Tokens of all decodes.
   std::string chain_hash_;
   std::vector<std::string> marks_;  // After 0, kMarkEvery, ... tokens.

@@ -82,8 +82,10 @@ absl::StatusOr<SessionManager::SessionPtr> SessionManager::Recover(const std::st
   // Inputs of operators make long logs: not all of one at a time.
   constexpr uint64_t kPage = 256;
   std::shared_ptr<LiveSession> session;
-  for (uint64_t first = 0;; first += kPage) {
-    absl::StatusOr<std::vector<SessionStore::Record>> records = store_.ReadLog(id, first, kPage);
+  for (uint64_t first = 0;; first = session->log().size()) {
+    // The first one alone: where it is a trimmed log's, it says what comes next.
+    const uint64_t most = first == 0 ? 1 : kPage;
+    absl::StatusOr<std::vector<SessionStore::Record>> records = store_.ReadLog(id, first, most);
     if (first == 0 && (absl::IsNotFound(records.status()) || (records.ok() && records->empty()))) {
       return absl::NotFoundError(absl::StrCat("session ", id, ": no such session"));
     }
@@ -93,7 +95,7 @@ absl::StatusOr<SessionManager::SessionPtr> SessionManager::Recover(const std::st
     for (const SessionStore::Record& record : *records) {
       if (absl::Status s = ApplyStored(*session, record); !s.ok()) return s;
     }
-    if (records->size() < kPage) break;
+    if (records->size() < most) break;
   }
   FaultPoint("recover.applied");
   session->records_written = session->log().size();
@@ -177,6 +179,9 @@ absl::StatusOr<const SessionLog::Request*> SessionManager::FindRepeated(
   const SessionLog::Decode* open = log.open_decode();
   if (open != nullptr && *mutation.expected >= open->begin && *mutation.expected < log.position()) {
     return nullptr;  // Settled by taking back.
+  }
+  if (log.is_operator() && *mutation.expected < log.path().base()) {
+    return CheckReachable(session, *mutation.expected);
   }
   return failed(absl::StrCat("expected_position: given ", *mutation.expected,
                              ", the session stands at ", log.position()));

@@ -55,6 +55,10 @@ struct SessionLimits {
   // A state that leaves memory and has read fewer tokens beyond what the store has is not written:
   // they are read again sooner than it is.
   uint64_t least_stored_tokens = 64;
+  // Records of an operator's session that stay behind where its history begins: older inputs are
+  // dropped from its log, so that a stream without end takes bounded room. 0: all stay. Tokens of
+  // language models are never dropped: they take four bytes each, up to `max_tokens`.
+  uint64_t max_log_bytes = uint64_t{64} << 20;
   size_t max_snapshots = 64;      // Of one session.
   size_t max_generations = 1024;  // Calls of Generate under way.
   // Of what an operator's append answers.
@@ -260,15 +264,27 @@ class SessionManager {
                                                          const std::shared_ptr<const void>& owner,
                                                          SharedOperatorState before) const;
   void RunStep(const SessionPtr& session, const std::shared_ptr<OperatorStep>& step, Then then);
-  void KeepState(LiveSession& session, const SharedOperatorState& state, int64_t input_bytes);
+  void KeepState(LiveSession& session, const OperatorStep& step);
   // The state at an end of the session's path: from memory, the store, or by repeating appends;
   // null at the beginning. Leaves the session as it is. OUT_OF_RANGE if it is not retained.
   void NeedOperatorState(const SessionPtr& session, uint64_t position, StateDone then);
-  // The same, from what memory does not have. On the writer's thread.
-  void RestoreOperatorState(const SessionPtr& session, SharedOperatorState best, uint64_t position,
-                            StateDone then);
-  void Replay(const SessionPtr& session, SharedOperatorState state, uint64_t position,
-              StateDone then);
+  // The same, from what memory does not have, at an end of `path`: the session's, or a snapshot's.
+  // On the writer's thread.
+  void RestoreOperatorState(const SessionPtr& session, const InputPath& path,
+                            SharedOperatorState best, uint64_t position, StateDone then);
+  void Replay(const SessionPtr& session, const InputPath& path, SharedOperatorState state,
+              uint64_t position, StateDone then);
+  absl::StatusOr<SharedOperatorState> BaseState(const LiveSession& session, const InputPath& path);
+  // Forgets inputs that lie further back than is kept, in a turn of its own.
+  void TrimLater(const SessionPtr& session);
+  // In a turn, which it ends; on the writer's thread.
+  void Trim(const SessionPtr& session);
+  std::optional<uint64_t> TrimTarget(const LiveSession& session) const;
+  // Gives `trim` the states that it begins with and that its snapshots have, from the one of this
+  // number on (0: the first).
+  void FillTrim(const SessionPtr& session, const std::shared_ptr<SessionLog::Trim>& trim, int next,
+                Then then);
+  absl::Status StoreTrim(LiveSession& session, SessionLog::Trim& trim);
   // The record of that number.
   absl::StatusOr<std::shared_ptr<const v1::SessionRecord>> ReadRecord(const LiveSession& session,
                                                                       uint64_t number);
@@ -319,6 +335,10 @@ class SessionManager {
 
   // Pins the latest state in memory that has read tokens of the snapshot alone.
   void PinSnapshot(LiveSession& session, const std::string& name);
+
+  // Of what an operator's session keeps, one part may be dropped at a time, and lies between
+  // states.
+  static constexpr uint64_t kLogParts = 4;
 
   ModelTable& models_;
   Engine* const engine_;

@@ -201,7 +201,11 @@ absl::Status SessionManager::FindState(
     // A damaged cache is no loss: the log is whole, and older states may be.
     if (info.position == kUnknown) return absl::NotFoundError("no state can be found");
     // Of tokens that were taken back a snapshot may still be.
-    if (id == session.id() && (damaged || info.label.empty())) {
+    const auto own = [&] {
+      const std::string hash = session.log().ChainHashAt(info.position);
+      return !hash.empty() && absl::StartsWith(*bytes, hash);
+    };
+    if (id == session.id() && (damaged || (info.label.empty() && !own()))) {
       absl::Status dropped = store_.DropState(id, session.epoch, info.position);
       if (!dropped.ok()) return dropped;
     }
@@ -457,7 +461,8 @@ absl::Status SessionManager::StoreStates(LiveSession& session) {
   return absl::OkStatus();
 }
 
-// Of an operator's states the last ones stay, and those of snapshots.
+// Of an operator's states the last ones stay, those of snapshots, and of the older ones some: its
+// log may begin at one of them.
 void SessionManager::DropOldStates(const LiveSession& session) {
   const absl::StatusOr<std::vector<SessionStore::StateInfo>> states =
       store_.ListStates(session.id());
@@ -466,8 +471,17 @@ void SessionManager::DropOldStates(const LiveSession& session) {
   for (const SessionStore::StateInfo& info : *states) {
     if (info.label.empty()) old.push_back(info.position);
   }
+  const SessionLog& log = session.log();
+  uint64_t last = log.path().base();
   for (size_t i = 0; i + limits_.anchors < old.size(); ++i) {
-    (void)store_.DropState(session.id(), session.epoch, old[i]);
+    const bool apart =
+        log.path().HasEnd(old[i]) && log.BytesBehind(last) - log.BytesBehind(old[i]) >=
+                                         std::max<uint64_t>(1, limits_.max_log_bytes / kLogParts);
+    if (limits_.max_log_bytes > 0 && old[i] > last && apart) {
+      last = old[i];
+    } else {
+      (void)store_.DropState(session.id(), session.epoch, old[i]);
+    }
   }
 }
 

@@ -39,7 +39,7 @@ class SessionStore {
 
   // One change of a session's log.
   struct Record {
-    uint64_t sequence;  // Counts from 0, without gaps.
+    uint64_t sequence;  // Counts from 0, without gaps; a trimmed log begins later.
     std::string bytes;
   };
 
@@ -50,7 +50,8 @@ class SessionStore {
   virtual absl::StatusOr<uint64_t> Acquire(absl::string_view session) = 0;
 
   // Appends the record with that sequence number. One that is there already with the same bytes is
-  // OK, with others FAILED_PRECONDITION; one that leaves a gap is INVALID_ARGUMENT.
+  // OK, with others, or where the log was trimmed, FAILED_PRECONDITION; one that leaves a gap is
+  // INVALID_ARGUMENT.
   virtual absl::Status Append(absl::string_view session, uint64_t epoch, const Record& record,
                               Durability durability) = 0;
   // Many sessions' records as one write: all or none.
@@ -61,7 +62,12 @@ class SessionStore {
   };
   virtual absl::Status AppendAll(absl::Span<const Entry> entries, Durability durability) = 0;
 
-  // Records from `first` on, in order; `most` of them at most.
+  // Puts the record in the place of the one of its number, and forgets all before it: the log
+  // begins there then. INVALID_ARGUMENT for a number that the log does not have (any more).
+  virtual absl::Status TrimLog(absl::string_view session, uint64_t epoch, const Record& record,
+                               Durability durability) = 0;
+
+  // Records from `first` on, or from where the log begins, in order; `most` of them at most.
   static constexpr uint64_t kAll = ~uint64_t{0};
   virtual absl::StatusOr<std::vector<Record>> ReadLog(absl::string_view session, uint64_t first = 0,
                                                       uint64_t most = kAll) = 0;

@@ -82,6 +82,57 @@ TEST_P(SessionStoreTest, RecordsComeBackInOrder) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST_P(SessionStoreTest, TrimmedLogsBeginLater) {
+  const uint64_t epoch = store_->Acquire("s").value();
+  const uint64_t other = store_->Acquire("s2").value();
+  ASSERT_TRUE(store_->Append("s2", other, {0, "other"}, Durability::kAsync).ok());
+  const std::string large(1000, 'x');
+  for (uint64_t i = 0; i < 6; ++i) {
+    ASSERT_TRUE(store_->Append("s", epoch, {i, large}, Durability::kAsync).ok());
+  }
+  const auto trim = [&](uint64_t number, const std::string& bytes) {
+    return store_->TrimLog("s", epoch, {number, bytes}, Durability::kSync);
+  };
+  EXPECT_EQ(store_->TrimLog("s", epoch - 1, {2, "a"}, Durability::kAsync).code(),
+            absl::StatusCode::kAborted);
+  EXPECT_EQ(store_->TrimLog("none", epoch, {2, "a"}, Durability::kAsync).code(),
+            absl::StatusCode::kNotFound);
+  ASSERT_TRUE(trim(2, "two").ok());
+  ASSERT_TRUE(trim(2, "two").ok()) << "again";
+  const auto numbers = [&](uint64_t first, uint64_t most) {
+    std::vector<uint64_t> found;
+    const auto records = store_->ReadLog("s", first, most).value();
+    for (const auto& record : records) found.push_back(record.sequence);
+    return found;
+  };
+  EXPECT_THAT(Bytes(*store_->ReadLog("s")), ElementsAre("two", large, large, large));
+  EXPECT_THAT(numbers(0, 2), ElementsAre(2, 3));
+  EXPECT_THAT(numbers(4, 9), ElementsAre(4, 5));
+  EXPECT_THAT(numbers(6, 9), ElementsAre());
+  for (const uint64_t wrong : {1, 6, 9}) {
+    EXPECT_EQ(trim(wrong, "x").code(), absl::StatusCode::kInvalidArgument) << wrong;
+  }
+  EXPECT_EQ(store_->Append("s", epoch, {1, large}, Durability::kAsync).code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(store_->Append("s", epoch, {5, large}, Durability::kAsync).ok()) << "again";
+  EXPECT_TRUE(store_->Append("s", epoch, {6, "six"}, Durability::kAsync).ok());
+  EXPECT_EQ(store_->Append("s", epoch, {8, "x"}, Durability::kAsync).code(),
+            absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(trim(6, "all").ok());
+  EXPECT_THAT(Bytes(*store_->ReadLog("s")), ElementsAre("all"));
+  ASSERT_TRUE(store_->SetExpiry("s", epoch, 100).ok());
+  EXPECT_THAT(numbers(0, 9), ElementsAre(6)) << "what else is known of the session leaves it";
+  EXPECT_THAT(Bytes(*store_->ReadLog("s2")), ElementsAre("other"));
+  if (GetParam() != Kind::kRocksDb) {  // Which frees when it compacts.
+    EXPECT_LT(store_->usage().log_bytes, 100u);
+  }
+  ASSERT_TRUE(store_->Delete("s", epoch).ok());
+  EXPECT_EQ(store_->ReadLog("s").status().code(), absl::StatusCode::kNotFound);
+  const uint64_t anew = store_->Acquire("s").value();
+  EXPECT_TRUE(store_->Append("s", anew, {0, "new"}, Durability::kAsync).ok());
+  EXPECT_THAT(Bytes(*store_->ReadLog("s")), ElementsAre("new"));
+}
+
 TEST_P(SessionStoreTest, StaleOwnersAreFencedOff) {
   const uint64_t old = store_->Acquire("s").value();
   ASSERT_TRUE(store_->Append("s", old, {0, "a"}, Durability::kAsync).ok());

@@ -82,7 +82,8 @@ class Client:
         self.kills, self.recoveries, self.timers = 0, [], []
         self.outages = 0  # Answers that the store could not be reached.
         self.environment = {"ATTND_TEST_FAULT_POINT": f"{plan.point}:{plan.passage}"} if plan.point else {}
-        options = ["--max-session-bytes=1MiB"] if plan.evicts else []
+        # So little that the script's longest operator session forgets its first inputs, and no other.
+        options = ["--max-session-log-bytes=2MiB"] + (["--max-session-bytes=1MiB"] if plan.evicts else [])
         store = redis.flag if redis else ""
         self.server = Server(folder, store, *options, **({} if plan.restarts else self.environment))
         self.arm()
@@ -258,7 +259,10 @@ class Client:
             for name, array in arrays.items()
         }
         request = messages.AppendRequest(session=self.id(session), inputs=inputs, expected_position=position)
-        answer = self.survive(lambda stub: stub.Append(request, timeout=PATIENCE))
+        try:
+            answer = self.survive(lambda stub: stub.Append(request, timeout=PATIENCE))
+        except grpc.RpcError as error:
+            return error.code()
         return answer.position, hash(answer.outputs["o"].data)
 
     def standing(self, session: str):
@@ -311,6 +315,17 @@ def script(client: Client) -> list:
     out.append(call(lambda stub: stub.Rewind(rewind_operator)) and None)
     out.append(client.feed("o", 2, 1206))
     out.append(client.feed("o", 5, 0))  # Again.
+    long = messages.CreateSessionRequest(session=name("t"), op="gla", durability=client.plan.durability, idempotency_key="create")
+    out.append(call(lambda stub: stub.Create(long)).op)
+    out += [client.feed("t", 700, 700 * i) for i in range(3)]
+    keep = messages.SnapshotRequest(session=name("t"), snapshot="here", expected_position=2100, idempotency_key="snap")
+    out.append(call(lambda stub: stub.Snapshot(keep)).position)
+    out += [client.feed("t", 700, 700 * i) for i in range(3, 10)]
+    # What is known of it does not depend on deaths: the last append, and nothing of the first.
+    out += [client.feed("t", 700, 6300), client.feed("t", 700, 0)]
+    call(lambda stub: stub.Restore(messages.RestoreRequest(session=name("t"), snapshot="here", expected_position=7000, idempotency_key="back")))
+    out.append(client.feed("t", 3, 2100))
+    out.append(client.standing("t"))
     restore = messages.RestoreRequest(session=name("s"), snapshot="here", expected_position=530, idempotency_key="restore")
     out.append(call(lambda stub: stub.Restore(restore)) and None)
     out.append(client.decode("s", 30, 193))

@@ -4,8 +4,9 @@ import json
 import subprocess
 import time
 
+import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from tests import server
 from tests.wire.session_server import attnd  # noqa: F401
@@ -61,7 +62,9 @@ def test_a_session_from_its_beginning_to_its_end(attndctl, tmp_path):
 
 def test_mistakes_end_with_a_reason(attndctl):
     assert "known are" in attndctl("session", "create", "nope", status=1)
-    assert "model is required" in attndctl("session", "create", status=2)
+    assert "a model, or --op with an operator, is required" in attndctl("session", "create", status=2)
+    assert "a model, or --op" in attndctl("session", "create", "gla", "--op=gla", status=2)
+    assert "has no such attribute, expected one of scale" in attndctl("session", "create", "--op=gla", "--attr=heat=1", status=1)
     assert "durability" in attndctl("session", "create", "gla", "--durability=forever", status=2)
     assert "subcommand is required" in attndctl("session", status=2)
     attndctl("session", "create", "gla", "--name=s")
@@ -69,6 +72,72 @@ def test_mistakes_end_with_a_reason(attndctl):
     assert "expected one of the two" in attndctl("session", "append", "s", status=1)
     assert "OUT_OF_RANGE" in attndctl("session", "rewind", "s", 3, status=1)
     assert "cannot be read" in attndctl("session", "import", "/nonexistent", status=1)
+
+
+def test_an_operators_session_is_fed_files(attndctl, tmp_path):
+    made = json.loads(attndctl("session", "create", "--op=gla", "--attr=scale=0.5", "--name=o", "--json"))
+    assert (made["op"], made["attributes"]["scale"]["float_value"]) == ("gla", 0.5)
+    draw = np.random.default_rng(3)
+    got, states = [], {}
+    for i, length in enumerate((5, 3)):
+        arrays = {name: draw.standard_normal((1, length, 2, 8), dtype=np.float32) for name in "qkv"}
+        arrays["g"] = -np.abs(draw.standard_normal((1, length, 2, 8), dtype=np.float32)) / 10
+        path, out, one = tmp_path / f"in{i}.npz", tmp_path / f"out{i}.safetensors", tmp_path / f"one{i}.npz"
+        np.savez(path, **arrays)
+        if i == 0:
+            said = attndctl("session", "append", "o", "--inputs", path, "--output", out, "--at=0")
+            assert "o " in said and "the session stands at 5" in said
+            assert attndctl("session", "snapshot", "o", "here").splitlines()[1].split()[:2] == ["here", "5"]
+        else:
+            said = json.loads(attndctl("session", "append", "o", "--inputs", path, "--output", out, "--select=o", "--json"))
+            assert (said["position"], list(said["outputs"]), said["repeated"]) == (8, ["o"], False)
+        got.append(load_file(out)["o"])
+        # The same by calls that hand the state on.
+        whole = tmp_path / f"whole{i}.safetensors"
+        save_file({**arrays, **states}, whole)
+        attndctl("eval", "gla", "--inputs", whole, "--attr=scale=0.5", "--output", one)
+        result = np.load(one)
+        np.testing.assert_array_equal(got[-1], result["o"])
+        states = {"initial_state": result["final_state"]}
+    attndctl("session", "snapshot", "o", "start", "--position=0")
+    listed = json.loads(attndctl("session", "snapshots", "o", "--json"))["snapshots"]
+    assert [(one["snapshot"], one["position"]) for one in listed] == [("here", "5"), ("start", "0")]
+    assert json.loads(attndctl("session", "restore", "o", "here", "--at=8", "--json"))["position"] == "5"
+    again = tmp_path / "again.npz"
+    attndctl("session", "append", "o", "--inputs", path, "--output", again)
+    np.testing.assert_array_equal(np.load(again)["o"], got[1])
+    attndctl("session", "delete-snapshot", "o", "here")
+    assert "no such snapshot" in attndctl("session", "restore", "o", "here", status=1)
+    assert "cannot be read" in attndctl("session", "append", "o", "--inputs=/nonexistent.npz", status=1)
+    np.save(tmp_path / "q.npy", got[0])
+    assert "gla: k" in attndctl("session", "append", "o", f"--input=q={tmp_path / 'q.npy'}", status=1)
+
+
+def test_models_are_listed_loaded_asked_and_unloaded(attndctl):
+    row = {line.split()[0]: line.split() for line in attndctl("model", "list").splitlines()[1:]}
+    assert row["gla"][1:3] == ["no", "cpu"]
+    loaded = json.loads(attndctl("model", "load", "gla", "--json"))
+    assert (loaded["loaded"], loaded["device"]) == (True, "cpu")
+    row = {line.split()[0]: line.split() for line in attndctl("model", "list").splitlines()[1:]}
+    assert row["gla"][2:4] == ["yes", "cpu"]
+    options = ("--max-tokens=20", "--temperature=1", "--ignore-eos", "--seed=4")
+    made = json.loads(attndctl("model", "generate", "gla", "HELLO", *options, "--json"))
+    assert (len(made["tokens"]), made["finish"]) == (20, "LENGTH")
+    tokens = ",".join(map(str, b"HELLO"))
+    assert json.loads(attndctl("model", "generate", "gla", f"--tokens={tokens}", *options, "--json")) == made
+    assert attndctl("model", "generate", "gla", "-", *options, text="HELLO") == (
+        made["text"].replace("\r\n", "\n").replace("\r", "\n") + "\n"
+    )
+    scored = json.loads(attndctl("model", "score", "gla", "LLO", "--context=HE", "--top=2", "--json"))
+    assert [token["token"] for token in scored["tokens"]] == list(b"LLO") and scored["scored"] == "3"
+    assert all(len(token["top"]) == 2 and token["logprob"] < 0 for token in scored["tokens"])
+    total = sum(token["logprob"] for token in scored["tokens"])
+    assert scored["total_logprob"] == pytest.approx(total, rel=1e-5)
+    assert "perplexity" in attndctl("model", "score", "gla", "LLO")
+    attndctl("model", "unload", "gla")
+    row = {line.split()[0]: line.split() for line in attndctl("model", "list").splitlines()[1:]}
+    assert row["gla"][1:3] == ["no", "cpu"]
+    assert "known are" in attndctl("model", "load", "nope", status=1)
 
 
 CHAT = ("--max-tokens=40", "--temperature=1", "--ignore-eos")

@@ -11,10 +11,13 @@ import time
 import grpc
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from attnd.v1 import models_pb2, models_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 from tests import server
 from tests.wire.session_server import MODELS, PATIENCE, request, tokens, wire  # noqa: F401
+from tests.wire.test_language_models import MODEL, sampled, step
 from tests.wire.test_operator_sessions import append, gla_inputs
 from tests.wire.test_sessions_in_redis import redis  # noqa: F401
 
@@ -336,3 +339,110 @@ def test_models_and_operators_sessions(wire, cluster):
         cluster.sessions.Create(sessions_pb2.CreateSessionRequest(session=f"op{i}", op="gla"))
         outputs.add(cluster.sessions.Append(append(wire, f"op{i}", inputs)).outputs["o"].data)
     assert len(outputs) == 1
+
+
+# ---- Language models through the Open Inference Protocol.
+
+
+@pytest.fixture
+def pair(tmp_path):
+    one = Cluster(tmp_path, 2)
+    yield one
+    one.close()
+
+
+def inference(cluster):
+    return triton.InferenceServerClient(f"localhost:{cluster.router.port}")
+
+
+def test_language_models_of_workers_are_the_routers(wire, pair):
+    with inference(pair) as client:
+        index = {model["name"]: model.get("state") for model in client.get_model_repository_index(as_json=True)["models"]}
+        assert index[MODEL] == "UNAVAILABLE" and index["gla"] == "READY"
+        assert not client.is_model_ready(MODEL) and not client.is_model_ready("lm.none")
+        client.load_model(MODEL)
+        assert client.is_model_ready(MODEL)
+        assert [port.name for port in client.get_model_metadata(MODEL).outputs] == ["tokens", "text", "logprobs", "logits"]
+        assert client.get_model_config(MODEL).config.sequence_batching.max_sequence_idle_microseconds == 600 * 1000000
+        # In turn at both, the same.
+        answers = [step(client, PROMPT, parameters=sampled(8))[0]["tokens"].tolist() for _ in range(4)]
+        assert len(answers[0]) == 8 and answers.count(answers[0]) == 4
+        counted = []
+        for worker in pair.workers:
+            with triton.InferenceServerClient(f"localhost:{worker.port}") as own:
+                counted.append(own.get_inference_statistics(MODEL).model_stats[0].inference_count)
+        assert counted == [2, 2]
+        assert client.get_inference_statistics(MODEL).model_stats[0].inference_count == 4
+        statistics = {entry.name: entry for entry in client.get_inference_statistics().model_stats}
+        assert statistics[MODEL].inference_stats.success.count == 4 and "gla" in statistics
+        client.unload_model(MODEL)
+        assert not client.is_model_ready(MODEL)
+        for call in (client.get_model_metadata, client.get_model_config, client.load_model):
+            with pytest.raises(InferenceServerException, match="known are: .*gated_deltanet"):
+                call("lm.none")
+        with pytest.raises(InferenceServerException, match="lm.gated_deltanet: temperature: given"):
+            step(client, PROMPT, parameters={"temperature": "hot"})
+    assert {model.device for model in pair.router.models.List(models_pb2.ListModelsRequest()).models} == {"cpu"}
+
+
+def test_a_sequence_stays_at_its_worker_and_one_is_killed(wire, pair):
+    with inference(pair) as client:
+        expected = step(client, PROMPT, parameters=sampled(30))[0]["tokens"].tolist()
+        owners, heard = {}, {}
+        for i in range(1, 13):
+            out, told = step(client, PROMPT, sequence_id=i, sequence_start=True, parameters=sampled(10))
+            assert told["attnd_position"] == len(PROMPT) + 10
+            heard[i] = out["tokens"].tolist()
+            owners[i] = pair.owner(f"seq.n{i}.gated_deltanet")
+        assert len(set(map(id, owners.values()))) == 2
+        # By another router, which knows nothing, and in streams.
+        targets = ",".join(f"localhost:{worker.port}" for worker in pair.workers)
+        other = Process(pair.router.folder.parent / "other", "router", f"--workers={targets}")
+        answers: list = []
+        with triton.InferenceServerClient(f"localhost:{other.port}") as second:
+            second.start_stream(lambda result, error: answers.append((result, error)))
+            for i in owners:
+                # Asked at once: each sequence's in its order.
+                for count in (4, 6):
+                    second.async_stream_infer(
+                        MODEL, [], sequence_id=i, request_id=str(i), parameters=sampled(count)
+                    )
+            server.wait_until(lambda: len(answers) == 2 * len(owners))
+            second.stop_stream()
+        other.stop()
+        for result, error in answers:
+            assert error is None, error
+            response = result.get_response()
+            assert response.parameters["triton_final_response"].bool_param
+            heard[int(response.id)] += result.as_numpy("tokens").tolist()
+        assert all(tokens == expected[:20] for tokens in heard.values())
+
+        victim = owners[1]
+        victim.stop(signal.SIGKILL)
+        more = {"sequence_id": 1, "parameters": sampled(10, attnd_expected_position=len(PROMPT) + 20)}
+        with pytest.raises(InferenceServerException) as lost:
+            step(client, None, **more)
+        assert lost.value.status() == "StatusCode.UNAVAILABLE" and f"localhost:{victim.port}" in lost.value.message()
+        # Those of the other go on, and what is no sequence's goes there.
+        for i in [i for i, owner in owners.items() if owner is not victim]:
+            out, _ = step(client, None, sequence_id=i, sequence_end=True, parameters=sampled(10))
+            assert heard[i] + out["tokens"].tolist() == expected
+            with pytest.raises(InferenceServerException, match="sequence_start"):
+                step(client, None, sequence_id=i, parameters=sampled(1))
+        for _ in range(4):
+            assert step(client, PROMPT, parameters=sampled(30))[0]["tokens"].tolist() == expected
+        assert client.is_model_ready(MODEL)
+        victim.start()
+
+        def answered():
+            try:
+                return step(client, None, **more)
+            except InferenceServerException as error:
+                assert error.status() == "StatusCode.UNAVAILABLE", error
+                return None
+
+        server.wait_until(answered)
+        first, second = answered(), answered()
+        assert heard[1] + first[0]["tokens"].tolist() == expected, "once, however often it is sent"
+        assert first[0]["tokens"].tolist() == second[0]["tokens"].tolist() and first[1] == second[1]
+        assert first[1]["attnd_position"] == len(PROMPT) + 30

@@ -183,3 +183,25 @@ def test_asyncio(keeper, client, tmp_path):
                 await loaded.info()
 
     asyncio.run(body())
+
+
+def test_models_say_where_they_run(keeper):
+    with attnd.Client(keeper.address, timeout=60) as client:
+        loaded = client.load_model("gla")
+        assert (loaded.name, loaded.loaded, loaded.device) == ("gla", True, "cpu")
+        assert loaded.vocab_size == 96 and loaded.state_bytes > 0
+        models = {model.name: model for model in client.models()}
+        assert models["gla"] == loaded
+        assert {model.device for model in models.values()} == {"cpu"}
+        client.unload_model("gla")
+        assert not {model.name: model for model in client.models()}["gla"].loaded
+        with pytest.raises(attnd.NotFound):
+            client.load_model("none")
+
+    async def main():
+        async with attnd.AsyncClient(keeper.address, timeout=60) as client:
+            assert (await client.load_model("gla")).device == "cpu"
+            assert "gla" in [model.name for model in await client.models() if model.loaded]
+            await client.unload_model("gla")
+
+    asyncio.run(main())

@@ -11,6 +11,7 @@
 #include "attnd/v1/operators.grpc.pb.h"
 #include "gtest/gtest.h"
 #include "inference/grpc_service.grpc.pb.h"
+#include "service/rpc/language_models.h"
 #include "service/rpc/services.h"
 #include "service/rpc/testing/direct_engine.h"
 #include "service/rpc/testing/test_call.h"

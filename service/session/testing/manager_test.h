@@ -106,7 +106,7 @@ class ManagerTest : public ::testing::Test {
   void Restart() {
     manager_.reset();
     table_ = std::make_unique<ModelTable>(ATTND_MODEL_DATA, RunnerOptions{.step_rows = 48});
-    manager_ = std::make_unique<SessionManager>(*table_, store_, metrics_, limits_, engine_);
+    manager_ = std::make_unique<SessionManager>(*table_, *kept_, metrics_, limits_, engine_);
   }
 
   template <typename Out, typename Call>
@@ -222,6 +222,7 @@ class ManagerTest : public ::testing::Test {
   Engine* engine_ = nullptr;
   SessionLimits limits_;
   MemoryStore store_;
+  SessionStore* kept_ = &store_;  // Where sessions are.
   prometheus::Registry registry_;
   SessionMetrics metrics_{registry_};
   std::unique_ptr<ModelTable> table_;

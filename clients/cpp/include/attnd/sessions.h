@@ -10,6 +10,8 @@
 #ifndef ATTND_CLIENT_SESSIONS_H_
 #define ATTND_CLIENT_SESSIONS_H_
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,6 +27,13 @@
 
 namespace attnd::client {
 
+// What an append of tensors to an operator's session gave.
+struct Fed {
+  Result result;  // Outputs, kernel and device.
+  uint64_t position = 0;
+  bool repeated = false;
+};
+
 // Threads may share it; copies use the same connection. Calls block.
 class Sessions {
  public:
@@ -37,14 +46,21 @@ class Sessions {
   Sessions& operator=(const Sessions&);
 
   absl::StatusOr<v1::Session> Create(v1::CreateSessionRequest request) const;
+  // Of an operator, with attributes of all its calls.
+  absl::StatusOr<v1::Session> Create(v1::CreateSessionRequest request,
+                                     const std::map<std::string, Attribute>& attributes) const;
   absl::StatusOr<v1::Session> Get(const std::string& session) const;
   // All of them whose names begin with `prefix`.
   absl::StatusOr<std::vector<v1::Session>> List(const std::string& prefix = "") const;
   absl::StatusOr<v1::AppendResponse> Append(v1::AppendRequest request) const;
+  // To an operator's session.
+  absl::StatusOr<Fed> Feed(v1::AppendRequest request, std::map<std::string, Tensor> inputs) const;
   absl::StatusOr<v1::Session> Fork(v1::ForkRequest request) const;
   absl::StatusOr<v1::Session> Rewind(v1::RewindRequest request) const;
   absl::StatusOr<v1::SnapshotInfo> Snapshot(v1::SnapshotRequest request) const;
+  absl::StatusOr<std::vector<v1::SnapshotInfo>> ListSnapshots(const std::string& session) const;
   absl::StatusOr<v1::Session> Restore(v1::RestoreRequest request) const;
+  absl::Status DeleteSnapshot(const std::string& session, const std::string& snapshot) const;
   absl::Status Delete(const std::string& session) const;
 
   // Hands every event to `take`, once and in order. CANCELLED where `take` says false: the session

@@ -17,6 +17,7 @@ from attnd.results import (
     Call,
     Comparison,
     Kernel,
+    ModelInfo,
     OperatorInfo,
     OutputError,
     Random,
@@ -24,8 +25,8 @@ from attnd.results import (
     Timing,
 )
 from attnd.tensors import Array, ArrayLike
+from attnd.v1 import models_pb2, tensor_pb2
 from attnd.v1 import operators_pb2 as pb
-from attnd.v1 import tensor_pb2
 
 R = TypeVar("R", bound=Result)
 
@@ -223,6 +224,24 @@ def operators(response: pb.ListResponse) -> list[OperatorInfo]:
         )
         for op in response.operators
     ]
+
+
+def model(message: models_pb2.Model) -> ModelInfo:
+    return ModelInfo(
+        message.name,
+        message.loaded,
+        message.device,
+        message.model_type,
+        message.vocab_size,
+        message.layers,
+        message.weights_hash,
+        message.state_bytes,
+        message.state_bytes_per_token,
+    )
+
+
+def models(response: models_pb2.ListModelsResponse) -> list[ModelInfo]:
+    return [model(message) for message in response.models]
 
 
 def compare_request(

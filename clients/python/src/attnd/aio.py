@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -13,10 +14,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from attnd import _calls, errors
 from attnd._calls import R, Retry
 from attnd.operators import AsyncOperators
-from attnd.results import Attribute, Call, Comparison, OperatorInfo, Random, Result
+from attnd.results import Attribute, Call, Comparison, ModelInfo, OperatorInfo, Random, Result
 from attnd.tensors import ArrayLike
+from attnd.v1 import models_pb2, models_pb2_grpc, operators_pb2_grpc, sessions_pb2_grpc
 from attnd.v1 import operators_pb2 as pb
-from attnd.v1 import operators_pb2_grpc, sessions_pb2_grpc
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ class AsyncClient(AsyncOperators):
         )
         self._operators: Any = operators_pb2_grpc.OperatorsStub(self._channel)
         self._sessions: Any = sessions_pb2_grpc.SessionsStub(self._channel)
+        self._models: Any = models_pb2_grpc.ModelsStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout = timeout
         self._metadata = tuple(metadata)
@@ -122,6 +124,18 @@ class AsyncClient(AsyncOperators):
         """A kernel against the float64 definition, on `inputs` or on random ones."""
         request = _calls.compare_request(op, inputs, attributes or {}, kernel, random)
         return _calls.comparison(await self._call(self._operators.Compare, request, timeout))
+
+    async def models(self) -> builtins.list[ModelInfo]:
+        """The language models of the server, and where they run."""
+        return _calls.models(await self._call(self._models.List, models_pb2.ListModelsRequest()))
+
+    async def load_model(self, name: str) -> ModelInfo:
+        """Reads a language model, if it is not there yet."""
+        return _calls.model(await self._call(self._models.Load, models_pb2.LoadModelRequest(name=name)))
+
+    async def unload_model(self, name: str) -> None:
+        """Gives a language model's memory back; its sessions bring it back when they are called."""
+        await self._call(self._models.Unload, models_pb2.UnloadModelRequest(name=name))
 
     async def healthy(self, *, timeout: float | None = None) -> bool:
         """Whether the server takes calls now. Unavailable if it cannot be reached."""

@@ -92,6 +92,23 @@ class OperatorInfo:
 
 
 @dataclass(frozen=True)
+class ModelInfo:
+    """What a server tells of a language model; of one that is not loaded no more than its name and device."""
+
+    name: str
+    loaded: bool
+    #: Where it runs, or would: "cpu", or the GPU's name.
+    device: str
+    model_type: str
+    vocab_size: int
+    layers: int
+    weights_hash: str
+    #: Of one session: what never grows, and what grows with each token.
+    state_bytes: int
+    state_bytes_per_token: int
+
+
+@dataclass(frozen=True)
 class OutputError:
     """How far one output is from its float64 definition."""
 
