@@ -30,7 +30,8 @@ struct ReplayShape {
 // Floats of one head's state, and where its parts begin. All zeros is the state before the first
 // token. `anchor` floats come first: S [K,V], then z [K] if the shape normalises; they are all that
 // counts at a multiple of the chunk. What follows is the running chunk: the decay since its start
-// ([K], or [1]), keys [K,kChunk] and values [kChunk,V].
+// ([K], or [1]), keys [K,kChunk] and values [kChunk,V]. Parts, and heads one behind the other,
+// begin with a cache line if the first one does: a vector of a row is then in one line.
 struct ReplayLayout {
   explicit ReplayLayout(const ReplayShape& shape);
   int64_t anchor;
@@ -57,6 +58,9 @@ struct ReplayRows {
   int64_t y_stride = 0;
   float* dots = nullptr;  // [count]: q_t·z_t, if the shape normalises.
   int64_t dots_stride = 0;
+  // Of one token: a state of this shape that the thread reads after this one, asked for from far
+  // memory meanwhile; null: none.
+  const float* next_state = nullptr;
 };
 
 // Advances one head's state over rows.count tokens, of which `position` came before. Runs on this
