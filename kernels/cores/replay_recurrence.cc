@@ -32,14 +32,14 @@ class ChunkRows {
         asked_(scratch_.Take<float>(count * reads_ * K_)),
         read_(scratch_.Take<float>(count * reads_ * V_)),
         pair_(scratch_.Take<float>(reads_ * K_)),
-        weights_(scratch_.Take<float>(reads_ * kChunk)) {}
+        weights_(scratch_.Take<float>(reads_ * kReplayChunk)) {}
 
   // `before` tokens of the running chunk are in the state.
   void Run(int64_t before) {
     if (before == 0) std::fill_n(since_start_, gates_, 1.0f);
     FromAnchor();
     for (int64_t i = 0; i < count_; ++i) Token(i, before + i);
-    if (before + count_ == kChunk) MoveAnchor();
+    if (before + count_ == kReplayChunk) MoveAnchor();
   }
 
  private:
@@ -69,11 +69,9 @@ class ChunkRows {
       SinceStart(Query(i), asked);
       if (shape_.delta) SinceStart(Key(i), asked + K_);
     }
-    if (count_ == 1) {
-      ReadAnchor(reads_, K_, V_, asked_, anchor_, rows_.next_state, read_);
-    } else {
-      OrderedProduct(count_ * reads_, V_, K_, asked_, K_, anchor_, V_, read_, V_, false);
-    }
+    // One token's are read beside its keys.
+    if (count_ == 1) return;
+    OrderedProduct(count_ * reads_, V_, K_, asked_, K_, anchor_, V_, read_, V_, false);
   }
 
   const float* Query(int64_t i) const { return rows_.q + (first_ + i) * rows_.q_stride; }
@@ -98,9 +96,14 @@ class ChunkRows {
     if (rows_.beta != nullptr) token.beta = rows_.beta[(first_ + i) * rows_.beta_stride];
     token.asked = pair_;
     token.weights = weights_;
+    if (count_ == 1) {
+      token.anchor = anchor_;
+      token.since_start = asked_;
+    }
     token.read = read_ + i * reads_ * V_;
     token.y = rows_.y + (first_ + i) * rows_.y_stride;
     if (rows_.next_state != nullptr) {
+      token.next_anchor = rows_.next_state;
       token.next_keys = rows_.next_state + (keys_ - anchor_);
       token.next_values = rows_.next_state + (values_ - anchor_);
     }
@@ -119,10 +122,10 @@ class ChunkRows {
       ScaleRows(anchor_, K_, V_, V_, since_start_, step);
       if (shape_.normalise) ScaleRows(z_, K_, 1, 1, since_start_, step);
     }
-    OrderedProduct(K_, V_, kChunk, keys_, kChunk, values_, V_, anchor_, V_, true);
+    OrderedProduct(K_, V_, kReplayChunk, keys_, kReplayChunk, values_, V_, anchor_, V_, true);
     if (!shape_.normalise) return;
     for (int64_t c = 0; c < K_; ++c) {
-      for (int64_t s = 0; s < kChunk; ++s) z_[c] += keys_[c * kChunk + s];
+      for (int64_t s = 0; s < kReplayChunk; ++s) z_[c] += keys_[c * kReplayChunk + s];
     }
   }
 
@@ -136,7 +139,7 @@ class ChunkRows {
   float* asked_;         // [count,reads,K], decayed since the chunk's start.
   float* read_;          // [count,reads,V]: what the memory holds under them.
   float* pair_;          // [reads,K] of one token, as they are.
-  float* weights_;       // [reads,kChunk]
+  float* weights_;       // [reads,kReplayChunk]
 };
 
 }  // namespace
@@ -148,15 +151,15 @@ ReplayLayout::ReplayLayout(const ReplayShape& shape) {
   anchor = K * V + (shape.normalise ? K : 0);
   since_start = whole(anchor);
   keys = since_start + whole(shape.decay == Decay::kVector ? K : 1);
-  values = keys + K * kChunk;
-  size = whole(values + kChunk * V);
+  values = keys + K * kReplayChunk;
+  size = whole(values + kReplayChunk * V);
 }
 
 void Replay(const ReplayShape& shape, int64_t position, const ReplayRows& rows, float* state) {
   const ReplayLayout layout(shape);
   for (int64_t first = 0; first < rows.count;) {
-    const int64_t before = (position + first) % kChunk;
-    const int64_t count = std::min(rows.count - first, kChunk - before);
+    const int64_t before = (position + first) % kReplayChunk;
+    const int64_t count = std::min(rows.count - first, kReplayChunk - before);
     ChunkRows(shape, layout, rows, first, count, state).Run(before);
     first += count;
   }

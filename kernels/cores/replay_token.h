@@ -1,4 +1,4 @@
-// One token's passes over its head's memory in a replayed recurrence (replay_recurrence.h): every
+// One token's pass over its head's state in a replayed recurrence (replay_recurrence.h): every
 // float of the anchor and of the running chunk is read once, and while it is multiplied the memory
 // that the thread wants next is asked for. Of many sessions each one's state comes from far away.
 //
@@ -10,30 +10,33 @@
 
 namespace attnd::cpu {
 
-// Rows that read: the query, and for the delta rule the key.
-inline constexpr int kMostReads = 2;
-
-// read[i,:] = asked[i,:] S for `reads` rows: asked [reads,K], S [K,V], read [reads,V]. `next` (may
-// be null) is the anchor that this thread reads after this one.
-void ReadAnchor(int64_t reads, int64_t key_size, int64_t value_size, const float* asked,
-                const float* anchor, const float* next, float* read);
+// Tokens of a chunk. A step reads a state and half a chunk, and in one step of this many the state
+// is written: of few tokens both are little, and a channel's keys are one line.
+inline constexpr int64_t kReplayChunk = 16;
 
 struct ReplayToken {
-  int64_t reads = 1;
+  int64_t reads = 1;                     // Rows that read: the query, then for the delta rule the
+                                         // key.
   int64_t key_size = 0, value_size = 0;  // K, V
   int64_t before = 0;                    // Tokens in the chunk before this one: r.
-  float* keys = nullptr;                 // [K,kChunk]
-  float* values = nullptr;               // [kChunk,V]
-  const float* decay = nullptr;          // Of the r keys so far; null: none.
-  int64_t decay_step = 0;                // 0: one for all channels, 1: [K].
+  float* keys = nullptr;                 // [K,kReplayChunk]
+  float* values = nullptr;               // [kReplayChunk,V]
+  const float* decay = nullptr;          // Of the keys so far, [1] or [K]; null: none.
+  int64_t decay_step = 0;                // Between channels' decays: 0 or 1.
   const float* key = nullptr;            // [K]
   const float* value = nullptr;          // [V]
   float beta = 1;
-  const float* asked = nullptr;      // [reads,K]
-  float* weights = nullptr;          // Out [reads,kChunk]: of the chunk's keys, the first r + 1.
-  const float* read = nullptr;       // [reads,V]: from the anchor.
-  float* y = nullptr;                // Out [V].
-  const float* next_keys = nullptr;  // As `next` above; next_values is behind it.
+  const float* asked = nullptr;  // [reads,K]
+  float* weights = nullptr;      // Out [reads,kReplayChunk]: of the chunk's keys, the first r + 1.
+  // What the anchor S [K,V] holds under `since_start` [reads,K], asked decayed. Without an anchor
+  // the caller says it in `read` [reads,V], which is scratch else.
+  const float* anchor = nullptr;
+  const float* since_start = nullptr;
+  float* read = nullptr;
+  float* y = nullptr;  // Out [V].
+  // What this thread reads after this token, by part; null: nothing.
+  const float* next_anchor = nullptr;
+  const float* next_keys = nullptr;
   const float* next_values = nullptr;
 };
 
