@@ -1,6 +1,7 @@
 #include "models/language_model.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -188,7 +189,20 @@ absl::Status LanguageModel::RunOnDevice(const Step& step, absl::Span<const Feed>
   return engine_->Run(sequences);
 }
 
+// Of a batch each thread takes some sequences through all layers: it waits for the others once a
+// step, not once a phase of a layer. What cannot be shared out so is spread within the phases.
 void LanguageModel::RunOnCpu(const Step& step, absl::Span<const Feed> feeds) const {
+  const std::vector<StepGroup> groups = Split(step, cpu::Threads());
+  if (groups.size() < static_cast<size_t>(cpu::Threads())) return RunLayers(step, feeds);
+  constexpr double kAlways = std::numeric_limits<double>::infinity();
+  cpu::ParallelFor(static_cast<int64_t>(groups.size()), kAlways, [&](int64_t i) {
+    const cpu::InlineScope scope;
+    const StepGroup& group = groups[static_cast<size_t>(i)];
+    RunLayers({group.segments, group.rows}, feeds.subspan(group.first, group.segments.size()));
+  });
+}
+
+void LanguageModel::RunLayers(const Step& step, absl::Span<const Feed> feeds) const {
   const int64_t hidden = config_.hidden_size;
   cpu::Scratch scratch;
   float* x = scratch.Take<float>(step.rows * hidden);

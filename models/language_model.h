@@ -80,6 +80,7 @@ class LanguageModel {
   absl::Status Read(Checkpoint& checkpoint);
   absl::Status MoveTo(std::shared_ptr<Backend> device);
   void RunOnCpu(const Step& step, absl::Span<const Feed> feeds) const;
+  void RunLayers(const Step& step, absl::Span<const Feed> feeds) const;
   absl::Status RunOnDevice(const Step& step, absl::Span<const Feed> feeds) const;
   void Embed(const Step& step, absl::Span<const Feed> feeds, float* x) const;
   void Head(const Step& step, absl::Span<const Feed> feeds, const float* x) const;

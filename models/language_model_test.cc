@@ -18,10 +18,12 @@
 #include "kernels/core/safetensors.h"
 #include "kernels/primitives/cuda_module.h"
 #include "models/files.h"
+#include "models/step.h"
 
 namespace attnd::models {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
 
@@ -173,6 +175,66 @@ TEST_P(LanguageModelTest, NeitherCuttingNorCompanyChangesABit) {
     at += count;
   }
   EXPECT_EQ(logits, expected);
+}
+
+// As many sequences of a token each as are shared out between threads whole.
+TEST_P(LanguageModelTest, ManyInABatchHaveTheBitsOfEachAlone) {
+  constexpr size_t kSequences = 37, kTokens = 20;
+  const auto vocab = static_cast<size_t>(vocab_);
+  std::vector<std::vector<int32_t>> tokens;
+  std::vector<std::vector<float>> alone;
+  std::vector<SequenceState> states;
+  for (size_t i = 0; i < kSequences; ++i) {
+    tokens.push_back(RandomTokens(kTokens));
+    SequenceState own = model_->NewState().value();
+    alone.push_back(Logits(tokens.back(), kTokens, own));
+    states.push_back(model_->NewState().value());
+  }
+  std::vector<std::vector<float>> logits(kSequences, std::vector<float>(kTokens * vocab));
+  for (size_t t = 0; t < kTokens; ++t) {
+    std::vector<Feed> feeds;
+    for (size_t i = 0; i < kSequences; ++i) {
+      feeds.push_back({&states[i], absl::MakeConstSpan(tokens[i]).subspan(t, 1),
+                       logits[i].data() + t * vocab, false});
+    }
+    ASSERT_TRUE(model_->Run(feeds).ok());
+  }
+  for (size_t i = 0; i < kSequences; ++i) EXPECT_EQ(logits[i], alone[i]) << i;
+}
+
+TEST(SplitTest, CutsBetweenSequencesWhereShareIsNearlyEqual) {
+  const auto split = [](const std::vector<int64_t>& counts, int64_t most) {
+    std::vector<Segment> segments;
+    Step step;
+    for (const int64_t count : counts) {
+      segments.push_back({nullptr, step.rows, count});
+      step.rows += count;
+    }
+    step.segments = segments;
+    std::vector<int64_t> rows;
+    size_t next = 0;
+    for (const StepGroup& group : Split(step, most)) {
+      EXPECT_EQ(group.first, next);
+      next += group.segments.size();
+      int64_t row = 0;
+      for (const Segment& segment : group.segments) {
+        EXPECT_EQ(segment.row, row);
+        row += segment.count;
+      }
+      EXPECT_EQ(row, group.rows);
+      rows.push_back(group.rows);
+    }
+    EXPECT_EQ(next, counts.size());
+    return rows;
+  };
+  EXPECT_THAT(split(std::vector<int64_t>(32, 1), 2), ElementsAre(16, 16));
+  EXPECT_THAT(split(std::vector<int64_t>(33, 1), 4), ElementsAre(8, 8, 9, 8));
+  EXPECT_THAT(split({1, 1, 1, 20, 1, 21}, 2), ElementsAre(23, 22));
+  // One sequence's rows are never two groups', and few rows are one group.
+  EXPECT_THAT(split({1, 1, 100, 1}, 2), ElementsAre(103));
+  EXPECT_THAT(split({15}, 2), ElementsAre(15));
+  EXPECT_THAT(split(std::vector<int64_t>(15, 1), 2), ElementsAre(15));
+  EXPECT_THAT(split({}, 2), ElementsAre());
 }
 
 TEST_P(LanguageModelTest, ACopyGoesItsOwnWay) {

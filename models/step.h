@@ -3,6 +3,7 @@
 #define ATTND_MODELS_STEP_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/types/span.h"
 #include "models/sequence_state.h"
@@ -21,6 +22,18 @@ struct Step {
   absl::Span<const Segment> segments;
   int64_t rows = 0;
 };
+
+// Some of a step's sequences: a step of their own, rows counted from 0.
+struct StepGroup {
+  size_t first;  // Of the step's segments.
+  std::vector<Segment> segments;
+  int64_t rows = 0;
+};
+
+// The step cut between sequences into at most `most` groups of nearly as many rows each, none too
+// few for products with as little work a row as one large product has; one group where that cannot
+// be.
+std::vector<StepGroup> Split(const Step& step, int64_t most);
 
 }  // namespace attnd::models
 

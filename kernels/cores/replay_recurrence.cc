@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "hwy/cache_control.h"
+#include "kernels/cores/replay_token.h"
 #include "kernels/primitives/cpu/ordered_product.h"
 #include "kernels/primitives/cpu/parallel.h"
 #include "kernels/primitives/cpu/vector_math.h"
@@ -32,29 +32,18 @@ class ChunkRows {
         asked_(scratch_.Take<float>(count * reads_ * K_)),
         read_(scratch_.Take<float>(count * reads_ * V_)),
         pair_(scratch_.Take<float>(reads_ * K_)),
-        weights_(scratch_.Take<float>(reads_ * kChunk)) {}
+        weights_(scratch_.Take<float>(reads_ * kReplayChunk)) {}
 
   // `before` tokens of the running chunk are in the state.
   void Run(int64_t before) {
     if (before == 0) std::fill_n(since_start_, gates_, 1.0f);
-    FetchChunk(before);
     FromAnchor();
     for (int64_t i = 0; i < count_; ++i) Token(i, before + i);
-    if (before + count_ == kChunk) MoveAnchor();
+    if (before + count_ == kReplayChunk) MoveAnchor();
   }
 
  private:
   bool decays() const { return shape_.decay != Decay::kNone; }
-
-  // Asks for the running chunk's keys and values while the anchor is read: of many sessions each
-  // one's state comes from far away.
-  void FetchChunk(int64_t before) const {
-    constexpr int64_t kLine = 16;
-    for (int64_t c = 0; before > 0 && c < K_; ++c) {
-      for (int64_t s = 0; s < before; s += kLine) hwy::Prefetch(keys_ + c * kChunk + s);
-    }
-    for (int64_t i = 0; i < before * V_; i += kLine) hwy::Prefetch(values_ + i);
-  }
 
   // out = x e^G for the decay G since the chunk's start.
   void SinceStart(const float* x, float* out) const {
@@ -80,6 +69,8 @@ class ChunkRows {
       SinceStart(Query(i), asked);
       if (shape_.delta) SinceStart(Key(i), asked + K_);
     }
+    // One token's are read beside its keys.
+    if (count_ == 1) return;
     OrderedProduct(count_ * reads_, V_, K_, asked_, K_, anchor_, V_, read_, V_, false);
   }
 
@@ -89,39 +80,39 @@ class ChunkRows {
   // Token i of the call, token r of the chunk. What the query and the key find in the chunk so far
   // is found in one go, in the order of its tokens; then the query finds the token itself.
   void Token(int64_t i, int64_t r) {
-    if (decays()) DecayKeys(decays_ + i * gates_, r);
-    const float* key = Key(i);
-    for (int64_t c = 0; c < K_; ++c) keys_[c * kChunk + r] = key[c];
     std::copy_n(Query(i), K_, pair_);
-    if (shape_.delta) std::copy_n(key, K_, pair_ + K_);
-    // Whole panels: what the columns beyond hold is not read.
-    constexpr int64_t kStep = 32;
-    OrderedProduct(reads_, (r + kStep) / kStep * kStep, K_, pair_, K_, keys_, kChunk, weights_,
-                   kChunk, false);
-    float* read = read_ + i * reads_ * V_;
-    OrderedProduct(reads_, V_, r, weights_, kChunk, values_, V_, read, V_, true);
-    float* value = values_ + r * V_;
-    std::copy_n(rows_.v + (first_ + i) * rows_.v_stride, V_, value);
-    if (shape_.delta) {
-      AxpyRow(-1.0f, read + V_, value, V_);
-      if (rows_.beta != nullptr) {
-        ScaleRow(value, rows_.beta[(first_ + i) * rows_.beta_stride], V_);
-      }
+    if (shape_.delta) std::copy_n(Key(i), K_, pair_ + K_);
+    ReplayToken token;
+    token.reads = reads_;
+    token.key_size = K_;
+    token.value_size = V_;
+    token.before = r;
+    token.keys = keys_;
+    token.values = values_;
+    if (decays()) token.decay = decays_ + i * gates_;
+    token.decay_step = gates_ == 1 ? 0 : 1;
+    token.key = Key(i);
+    token.value = rows_.v + (first_ + i) * rows_.v_stride;
+    if (rows_.beta != nullptr) token.beta = rows_.beta[(first_ + i) * rows_.beta_stride];
+    token.asked = pair_;
+    token.weights = weights_;
+    if (count_ == 1) {
+      token.anchor = anchor_;
+      token.since_start = asked_;
     }
-    AxpyRow(weights_[r], value, read, V_);
-    std::copy_n(read, V_, rows_.y + (first_ + i) * rows_.y_stride);
+    token.read = read_ + i * reads_ * V_;
+    token.y = rows_.y + (first_ + i) * rows_.y_stride;
+    if (rows_.next_state != nullptr) {
+      token.next_anchor = rows_.next_state;
+      token.next_keys = rows_.next_state + (keys_ - anchor_);
+      token.next_values = rows_.next_state + (values_ - anchor_);
+    }
+    RunToken(token);
     if (shape_.normalise) {
       float dot = DotRow(asked_ + i * reads_ * K_, z_, K_);
       for (int64_t s = 0; s <= r; ++s) dot += weights_[s];
       rows_.dots[(first_ + i) * rows_.dots_stride] = dot;
     }
-  }
-
-  // The first r keys of the chunk, by one token more; in whole vectors, the columns beyond are not
-  // read before they are written.
-  void DecayKeys(const float* decay, int64_t r) {
-    constexpr int64_t kStep = 16;
-    ScaleRows(keys_, K_, (r + kStep - 1) / kStep * kStep, kChunk, decay, gates_ == 1 ? 0 : 1);
   }
 
   // S = e^G S + K^T U at the chunk's end.
@@ -131,10 +122,10 @@ class ChunkRows {
       ScaleRows(anchor_, K_, V_, V_, since_start_, step);
       if (shape_.normalise) ScaleRows(z_, K_, 1, 1, since_start_, step);
     }
-    OrderedProduct(K_, V_, kChunk, keys_, kChunk, values_, V_, anchor_, V_, true);
+    OrderedProduct(K_, V_, kReplayChunk, keys_, kReplayChunk, values_, V_, anchor_, V_, true);
     if (!shape_.normalise) return;
     for (int64_t c = 0; c < K_; ++c) {
-      for (int64_t s = 0; s < kChunk; ++s) z_[c] += keys_[c * kChunk + s];
+      for (int64_t s = 0; s < kReplayChunk; ++s) z_[c] += keys_[c * kReplayChunk + s];
     }
   }
 
@@ -148,25 +139,27 @@ class ChunkRows {
   float* asked_;         // [count,reads,K], decayed since the chunk's start.
   float* read_;          // [count,reads,V]: what the memory holds under them.
   float* pair_;          // [reads,K] of one token, as they are.
-  float* weights_;       // [reads,kChunk]
+  float* weights_;       // [reads,kReplayChunk]
 };
 
 }  // namespace
 
 ReplayLayout::ReplayLayout(const ReplayShape& shape) {
   const int64_t K = shape.key_size, V = shape.value_size;
+  constexpr int64_t kLine = 16;  // Floats of a cache line.
+  const auto whole = [](int64_t floats) { return (floats + kLine - 1) / kLine * kLine; };
   anchor = K * V + (shape.normalise ? K : 0);
-  since_start = anchor;
-  keys = since_start + (shape.decay == Decay::kVector ? K : 1);
-  values = keys + K * kChunk;
-  size = values + kChunk * V;
+  since_start = whole(anchor);
+  keys = since_start + whole(shape.decay == Decay::kVector ? K : 1);
+  values = keys + K * kReplayChunk;
+  size = whole(values + kReplayChunk * V);
 }
 
 void Replay(const ReplayShape& shape, int64_t position, const ReplayRows& rows, float* state) {
   const ReplayLayout layout(shape);
   for (int64_t first = 0; first < rows.count;) {
-    const int64_t before = (position + first) % kChunk;
-    const int64_t count = std::min(rows.count - first, kChunk - before);
+    const int64_t before = (position + first) % kReplayChunk;
+    const int64_t count = std::min(rows.count - first, kReplayChunk - before);
     ChunkRows(shape, layout, rows, first, count, state).Run(before);
     first += count;
   }

@@ -8,14 +8,15 @@
 //
 //   w_s = q_r·(k_s e^(G_r - G_s)),  y_r = (q_r e^G_r)^T S + sum_{s<=r} w_s u_s
 //
-// in an order that no later token changes, and S is written once in 64 tokens, when the chunk is
-// full: a step reads the anchor instead of reading and writing a state.
+// in an order that no later token changes, and S is written once a chunk, when the chunk is full: a
+// step reads the anchor instead of reading and writing a state.
 #ifndef ATTND_KERNELS_CORES_REPLAY_RECURRENCE_H_
 #define ATTND_KERNELS_CORES_REPLAY_RECURRENCE_H_
 
 #include <cstdint>
 
 #include "kernels/cores/recurrent_tiles.h"
+#include "kernels/cores/replay_token.h"
 
 namespace attnd::cpu {
 
@@ -30,7 +31,8 @@ struct ReplayShape {
 // Floats of one head's state, and where its parts begin. All zeros is the state before the first
 // token. `anchor` floats come first: S [K,V], then z [K] if the shape normalises; they are all that
 // counts at a multiple of the chunk. What follows is the running chunk: the decay since its start
-// ([K], or [1]), keys [K,kChunk] and values [kChunk,V].
+// ([K], or [1]), keys [K,kReplayChunk] and values [kReplayChunk,V]. Parts, and heads one behind the
+// other, begin with a cache line if the first one does: a vector of a row is then in one line.
 struct ReplayLayout {
   explicit ReplayLayout(const ReplayShape& shape);
   int64_t anchor;
@@ -57,6 +59,9 @@ struct ReplayRows {
   int64_t y_stride = 0;
   float* dots = nullptr;  // [count]: q_t·z_t, if the shape normalises.
   int64_t dots_stride = 0;
+  // Of one token: a state of this shape that the thread reads after this one, asked for from far
+  // memory meanwhile; null: none.
+  const float* next_state = nullptr;
 };
 
 // Advances one head's state over rows.count tokens, of which `position` came before. Runs on this

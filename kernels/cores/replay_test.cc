@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "hwy/highway.h"
 #include "kernels/cores/replay_attention.h"
 #include "kernels/cores/replay_recurrence.h"
 #include "kernels/primitives/cpu/ordered_product.h"
@@ -41,6 +42,19 @@ class Draw {
   unsigned seed_;
   std::mt19937 random_;
 };
+
+// Runs `body` with each instruction set that this machine has, that the kernels are compiled for,
+// and that fuses multiplication and addition.
+template <typename Body>
+void WithEachTarget(const Body& body) {
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    if (target > HWY_AVX2) continue;
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    body();
+  }
+  hwy::SetSupportedTargetsForTest(0);
+}
 
 bool SameBits(const Floats& a, const Floats& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
@@ -77,7 +91,7 @@ TEST(OrderedProductTest, BitsOfAnElementDependOnItsRowAndColumnAlone) {
 
 TEST(PackedMatrixTest, OneRowHasTheBitsItHasAmongMany) {
   Draw draw;
-  constexpr int64_t kRows = 50, kIn = 77, kOut = 1000;
+  constexpr int64_t kRows = 64, kIn = 77, kOut = 1000;
   const Floats weight = draw.Normal(kOut * kIn), x = draw.Normal(kRows * kIn);
   for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
     Tensor w = AllocateHost(dtype, {kOut, kIn}).value();
@@ -105,6 +119,13 @@ TEST(PackedMatrixTest, OneRowHasTheBitsItHasAmongMany) {
       packed.Multiply(x.data() + r * kIn, 1, one.data());
       ASSERT_TRUE(SameBits(one, {all.begin() + r * kOut, all.begin() + (r + 1) * kOut}));
     }
+    WithEachTarget([&] {
+      Floats some(kRows * kOut);
+      for (int64_t rows = 1; rows <= kRows; ++rows) {
+        packed.Multiply(x.data(), rows, some.data());
+        ASSERT_TRUE(std::equal(some.begin(), some.begin() + rows * kOut, all.begin())) << rows;
+      }
+    });
     for (int64_t o = 0; o < kOut; ++o) {
       float chain = 0;
       for (int64_t i = 0; i < kIn; ++i) {
@@ -121,11 +142,13 @@ struct Case {
   Decay decay;
   bool delta;
   bool normalise;
+  int64_t value_size = 40;
 };
 
 class ReplayTest : public ::testing::TestWithParam<Case> {
  protected:
-  static constexpr int64_t kT = 200, kK = 24, kV = 40;
+  static constexpr int64_t kT = 200, kK = 24;
+  const int64_t kV = GetParam().value_size;
 
   ReplayTest() {
     shape_.key_size = kK;
@@ -160,6 +183,8 @@ class ReplayTest : public ::testing::TestWithParam<Case> {
     rows.beta_stride = rows.dots_stride = 1;
     rows.y = y_.data() + begin * kV;
     rows.dots = dots_.data() + begin;
+    // Of whatever shape what comes next is, it is only asked for.
+    rows.next_state = draw_.Below(2) == 0 ? nullptr : start_.data();
     Replay(shape_, begin, rows, state.data());
   }
 
@@ -167,8 +192,23 @@ class ReplayTest : public ::testing::TestWithParam<Case> {
   ReplayShape shape_;
   int64_t gates_;
   Floats q_, k_, v_, g_, beta_, start_;
-  Floats y_ = Floats(kT * kV), dots_ = Floats(kT);
+  Floats y_ = Floats(static_cast<size_t>(kT * kV)), dots_ = Floats(kT);
 };
+
+TEST_P(ReplayTest, EveryInstructionSetGivesTheSameBits) {
+  Floats whole = start_;
+  Advance(0, kT, whole);
+  const Floats y = y_, dots = dots_;
+  WithEachTarget([&] {
+    Floats state = start_;
+    for (int64_t t = 0; t < kT; ++t) Advance(t, t + 1, state);
+    EXPECT_TRUE(SameBits(whole, state));
+    EXPECT_TRUE(SameBits(y, y_));
+    if (shape_.normalise) {
+      EXPECT_LT(RelativeError(dots_, {dots.begin(), dots.end()}), 1e-6);
+    }
+  });
+}
 
 TEST_P(ReplayTest, AnyCuttingGivesTheSameBits) {
   Floats whole = start_;
@@ -193,7 +233,8 @@ TEST_P(ReplayTest, AnyCuttingGivesTheSameBits) {
 }
 
 TEST_P(ReplayTest, FollowsTheRecurrence) {
-  std::vector<double> s(start_.begin(), start_.begin() + kK * kV), z(kK), y(kT * kV), dots(kT);
+  std::vector<double> s(start_.begin(), start_.begin() + kK * kV), z(kK),
+      y(static_cast<size_t>(kT * kV)), dots(kT);
   if (shape_.normalise) std::copy_n(start_.begin() + kK * kV, kK, z.begin());
   for (int64_t t = 0; t < kT; ++t) {
     for (int64_t c = 0; c < kK; ++c) {
@@ -232,6 +273,9 @@ INSTANTIATE_TEST_SUITE_P(Families, ReplayTest,
                                            Case{"vector", Decay::kVector, false, false},
                                            Case{"delta", Decay::kNone, true, false},
                                            Case{"gated_delta", Decay::kScalar, true, false},
+                                           Case{"wide_linear", Decay::kScalar, false, true, 75},
+                                           Case{"wide_delta", Decay::kScalar, true, false, 64},
+                                           Case{"wider_delta", Decay::kVector, true, false, 137},
                                            Case{"kda", Decay::kVector, true, false}),
                          [](const auto& info) { return info.param.name; });
 

@@ -174,7 +174,12 @@ void RecurrentMixer::Recur(const Step& step, int64_t layer, const float* rows, f
     r.y_stride = heads * V;
     r.dots = dots + segment.row * heads + head;
     r.dots_stride = heads;
-    float* state = segment.state->layer(layer).fixed.data<float>() + head * size;
+    const auto state_of = [&](int64_t one) {
+      const Segment& its = step.segments[static_cast<size_t>(one / heads)];
+      return its.state->layer(layer).fixed.data<float>() + one % heads * size;
+    };
+    if (segment.count == 1 && task + 1 < tasks) r.next_state = state_of(task + 1);
+    float* state = state_of(task);
     cpu::Replay(shape_, segment.state->position(), r, state);
   });
 }

@@ -56,11 +56,19 @@ ThreadScratch& Mine() {
   return scratch;
 }
 
+bool& Inline() {
+  thread_local bool inline_here = false;
+  return inline_here;
+}
+
 }  // namespace
+
+InlineScope::InlineScope() : before_(Inline()) { Inline() = true; }
+InlineScope::~InlineScope() { Inline() = before_; }
 
 void ParallelFor(int64_t n, double work, absl::FunctionRef<void(int64_t)> body) {
   StopPoint();
-  if (n <= 1 || work < kWorkWorthAThread) {
+  if (n <= 1 || work < kWorkWorthAThread || Inline()) {
     for (int64_t i = 0; i < n; ++i) body(i);
     return;
   }

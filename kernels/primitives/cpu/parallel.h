@@ -15,6 +15,19 @@ namespace attnd::cpu {
 // of threads. A StopPoint at its start and, with threads, before each index.
 void ParallelFor(int64_t n, double work, absl::FunctionRef<void(int64_t)> body);
 
+// As long as one lives, ParallelFor on this thread runs inline: what spread its work over all
+// threads at a higher level has none left to hand to the loops within.
+class InlineScope {
+ public:
+  InlineScope();
+  ~InlineScope();
+  InlineScope(const InlineScope&) = delete;
+  InlineScope& operator=(const InlineScope&) = delete;
+
+ private:
+  const bool before_;
+};
+
 // Limits the threads of the process (0: all cores). Called once, before the first ParallelFor.
 void SetThreads(int threads);
 int Threads();
