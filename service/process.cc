@@ -284,7 +284,11 @@ class Process {
     if (config_.metrics_port < 0) return absl::OkStatus();
     const std::string mode(Name(config_.mode));
     std::vector<std::shared_ptr<prometheus::Collectable>> metrics = {
-        metrics_registry_, std::make_shared<SnapshotMetrics>(*engine_, sequences_.get()),
+        metrics_registry_,
+        std::make_shared<SnapshotMetrics>(
+            *engine_,
+            // Operators' sequences are kept where their calls come in.
+            config_.mode == Mode::kWorker ? nullptr : sequences_.get()),
         std::make_shared<ProcessMetrics>(mode)};
     if (manager_ != nullptr) {
       metrics.push_back(std::make_shared<SessionSnapshot>(*manager_, *models_, *store_));

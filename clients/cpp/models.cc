@@ -1,5 +1,7 @@
 #include "attnd/models.h"
 
+#include <grpcpp/channel.h>
+
 #include "attnd/v1/models.grpc.pb.h"
 #include "clients/cpp/repeated_calls.h"
 
