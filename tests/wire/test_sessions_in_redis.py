@@ -116,7 +116,16 @@ def test_sync_waits_for_a_replica(wire, tmp_path, replicated):
 
         replica.start()
         linked(replica)
-        assert append("s", [5], 4) == 5
+
+        def appended() -> bool:
+            # Until the primary has heard from it.
+            try:
+                return append("s", [5], 4) == 5
+            except grpc.RpcError as error:
+                assert error.code() == grpc.StatusCode.UNAVAILABLE
+                return False
+
+        server.wait_until(appended, 10)
         assert append("s", [5], 4) == 5, "again: the same answer"
         assert append("s", [6], 5) == 6
         assert records(replica, "s") == records(primary, "s") == 5, "each once"
