@@ -260,7 +260,9 @@ absl::Status Binder::DescribeOutputs() {
       if (!applies.ok() || !*applies) continue;
     }
     BoundCall::OutputSpec output{port.name, CanonicalType(port.type, form_.dtype), {}};
-    for (const Expression& size : port.shapes[0]) {
+    const int* form =
+        port.shapes.size() > 1 ? form_.alternatives.Find(spec_.inputs()[0].name) : nullptr;
+    for (const Expression& size : port.shapes[static_cast<size_t>(form != nullptr ? *form : 0)]) {
       absl::StatusOr<int64_t> value = size.EvaluateInt(*this);
       if (!value.ok()) return Error(port.name, value.status().message());
       output.shape.push_back(*value);

@@ -73,6 +73,20 @@ TEST(BindTest, ChoosesShapeAlternatives) {
   EXPECT_EQ(Bind(Toy(), request)->alternative("g"), 1);
 }
 
+TEST(BindTest, OutputsOfSeveralShapesFollowTheFirstInput) {
+  SchemaText text;
+  text.id = "rows";
+  text.inputs = {"x: float[D]|[N,D]|[L,N,D]"};
+  text.outputs = {"y: float[D]|[N,D]|[L,N,D]"};
+  const OpSpec spec = OpSpec::Parse(text).value();
+  for (const Dims& shape : {Dims{5}, Dims{3, 5}, Dims{2, 3, 5}}) {
+    CallRequest request;
+    request.op = "rows";
+    request.inputs.Set("x", Zeros(DType::kFloat32, shape));
+    EXPECT_EQ(Bind(spec, request)->FindOutput("y")->shape, shape);
+  }
+}
+
 TEST(BindTest, Float64CallsKeepFloat64States) {
   CallRequest request = Good();
   request.inputs.Set("q", Zeros(DType::kFloat64, {2, 6, 4, 16}));
