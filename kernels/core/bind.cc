@@ -189,7 +189,7 @@ absl::Status Binder::BindSequences(const CallForm& form) {
   const int64_t* tokens = form.dims.Find("T");
   const int64_t length = tokens != nullptr ? *tokens : 0;
   const int64_t* batch = form.dims.Find("B");
-  const Tensor* offsets = request_->inputs.Find("cu_seqlens");
+  const Tensor* offsets = spec_.packs() ? request_->inputs.Find("cu_seqlens") : nullptr;
   if (offsets == nullptr) {
     const int64_t rows = batch != nullptr ? *batch : 0;
     call_.sequences_.reserve(static_cast<size_t>(rows));

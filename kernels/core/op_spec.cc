@@ -363,6 +363,8 @@ absl::StatusOr<OpSpec> OpSpec::Parse(const SchemaText& text) {
     absl::StatusOr<Expression> value =
         Expression::Parse(absl::string_view(line).substr(equals + 1));
     if (!value.ok()) return annotate(Malformed(line, value.status().message()));
+    const std::vector<std::string> names = value->Names();
+    spec.reads_longest_ |= std::find(names.begin(), names.end(), "LT") != names.end();
     spec.derived_.push_back(Derived{std::string(symbol), *std::move(value)});
   }
   for (const std::string& line : text.rules) {
@@ -379,7 +381,7 @@ absl::StatusOr<OpSpec> OpSpec::Parse(const SchemaText& text) {
 }
 
 bool OpSpec::MayBeZero(absl::string_view symbol) const {
-  if (symbol == "T" || symbol == "M") return true;
+  if (symbol == "T" || symbol == "M" || symbol == "LT") return true;
   for (absl::string_view name : absl::StrSplit(text_.may_be_zero, ' ', absl::SkipEmpty())) {
     if (name == symbol) return true;
   }

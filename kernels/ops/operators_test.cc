@@ -185,9 +185,10 @@ TEST_P(OperatorTest, PackedSequencesEqualSeparateCalls) {
 CallRequest WithOtherTail(const Operator& op, const CallRequest& request, int64_t from,
                           int64_t tokens, std::optional<double> value) {
   CallRequest changed = request;
+  const BoundCall call = BindAndCheck(op, request).value();
   for (auto& [name, tensor] : changed.inputs) {
-    const int axis = op.spec.FindInput(name)->AxisOf("T");
-    const int key_axis = op.spec.FindInput(name)->AxisOf("S");
+    const int axis = op.spec.FindInput(name)->AxisOf("T", call.alternative(name));
+    const int key_axis = op.spec.FindInput(name)->AxisOf("S", call.alternative(name));
     if ((axis != 1 && key_axis != 1) || !IsFloating(tensor.dtype())) continue;
     tensor = CopyOf(tensor);
     const Tensor tail = tensor.Slice(1, tensor.dim(1) - (tokens - from), tokens - from);

@@ -389,6 +389,18 @@ Array Composer::FromHost(const Tensor& host) {
   return IsFloating(host.dtype()) ? Cast(out, compute_type_) : out;
 }
 
+Tensor Composer::ToHost(const Array& x) {
+  const Array whole = Contiguous(x);
+  if (!Usable(whole)) return {};
+  absl::StatusOr<Tensor> host = AllocateHost(whole.tensor().dtype(), whole.tensor().shape());
+  if (host.ok()) {
+    Fail(backend_.Download(whole.tensor(), *host));
+  } else {
+    Fail(host.status());
+  }
+  return status_.ok() ? *std::move(host) : Tensor();
+}
+
 Array Composer::Cast(const Array& x, DType dtype) {
   if (!Usable(x) || x.tensor().dtype() == dtype) return x;
   Array out = Empty(dtype, x.tensor().shape());
