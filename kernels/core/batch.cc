@@ -43,7 +43,8 @@ struct Layout {
     if (!packs) {
       const bool rows = batch == 0 || port.AxisOf("M", alternative) == 0 ||
                         (!per_row.empty() && port.AxisOf(per_row, alternative) == 0);
-      return rows ? 0 : kShared;
+      if (rows) return 0;
+      return batch > 0 ? kNowhere : kShared;  // Rows of the batch lie apart.
     }
     for (const absl::string_view tokens : {"T", "S"}) {
       const int axis = port.AxisOf(tokens, alternative);
@@ -124,7 +125,7 @@ BatchTraits MakeTraits(const BoundCall& call) {
     absl::StrAppend(&traits.key, "|", name, "=", ToString(value));
   }
   for (const auto& [name, tensor] : call.inputs()) {
-    if (name == "cu_seqlens") continue;
+    if (name == "cu_seqlens" && spec.packs()) continue;
     const int alternative = call.alternative(name);
     const int axis = layout.AxisOf(*spec.FindInput(name), alternative);
     if (axis == Layout::kNowhere) return traits;
@@ -174,7 +175,7 @@ absl::StatusOr<BoundCall> Pack(absl::Span<const BoundCall* const> calls) {
   const Layout layout = KeptLayout(first);
   CallRequest packed{spec.id(), {}, first.attributes(), ""};
   for (const auto& [name, example] : first.inputs()) {
-    if (name == "cu_seqlens") continue;
+    if (name == "cu_seqlens" && spec.packs()) continue;
     const int axis = layout.AxisOf(*spec.FindInput(name), first.alternative(name));
     if (axis < 0) {
       for (const BoundCall* call : calls) {

@@ -189,7 +189,7 @@ absl::Status Binder::BindSequences(const CallForm& form) {
   const int64_t* tokens = form.dims.Find("T");
   const int64_t length = tokens != nullptr ? *tokens : 0;
   const int64_t* batch = form.dims.Find("B");
-  const Tensor* offsets = request_->inputs.Find("cu_seqlens");
+  const Tensor* offsets = spec_.packs() ? request_->inputs.Find("cu_seqlens") : nullptr;
   if (offsets == nullptr) {
     const int64_t rows = batch != nullptr ? *batch : 0;
     call_.sequences_.reserve(static_cast<size_t>(rows));
@@ -260,7 +260,9 @@ absl::Status Binder::DescribeOutputs() {
       if (!applies.ok() || !*applies) continue;
     }
     BoundCall::OutputSpec output{port.name, CanonicalType(port.type, form_.dtype), {}};
-    for (const Expression& size : port.shapes[0]) {
+    const int* form =
+        port.shapes.size() > 1 ? form_.alternatives.Find(spec_.inputs()[0].name) : nullptr;
+    for (const Expression& size : port.shapes[static_cast<size_t>(form != nullptr ? *form : 0)]) {
       absl::StatusOr<int64_t> value = size.EvaluateInt(*this);
       if (!value.ok()) return Error(port.name, value.status().message());
       output.shape.push_back(*value);

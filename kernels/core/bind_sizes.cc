@@ -1,4 +1,5 @@
 // Of a request: the size of every symbol, from the shapes of its inputs.
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -7,6 +8,18 @@
 #include "kernels/core/binder.h"
 
 namespace attnd {
+
+int64_t LongestSequence(const CallRequest& request) {
+  int64_t longest = 0;
+  const Tensor* offsets = request.inputs.Find("cu_seqlens");
+  if (offsets == nullptr || offsets->dtype() != DType::kInt32 || offsets->rank() != 1) return -1;
+  const auto at = [offsets](int64_t i) { return offsets->data<int32_t>()[i * offsets->stride(0)]; };
+  for (int64_t i = 1; i < offsets->dim(0); ++i) {
+    longest = std::max<int64_t>(longest, static_cast<int64_t>(at(i)) - at(i - 1));
+  }
+  return longest;
+}
+
 // Gives free symbols their sizes. `complete`: every size has a value now, check them all.
 absl::Status Binder::Unify(const Port& port, const Tensor& tensor,
                            const std::vector<Expression>& shape, bool complete) {
@@ -92,6 +105,11 @@ absl::Status Binder::BindSizes() {
 }
 
 absl::Status Binder::BindDerived() {
+  if (spec_.reads_longest() && request_ != nullptr && form_.dims.contains("T")) {
+    // Offsets that are none are refused later: sizes must not be absurd before that.
+    const int64_t longest = LongestSequence(*request_), tokens = *form_.dims.Find("T");
+    form_.dims.Set("LT", longest < 0 ? tokens : std::min(longest, tokens));
+  }
   for (const Derived& derived : spec_.derived()) {
     absl::StatusOr<int64_t> size = derived.value.EvaluateInt(*this);
     if (!size.ok()) {

@@ -73,6 +73,58 @@ TEST(BindTest, ChoosesShapeAlternatives) {
   EXPECT_EQ(Bind(Toy(), request)->alternative("g"), 1);
 }
 
+TEST(BindTest, OutputsOfSeveralShapesFollowTheFirstInput) {
+  SchemaText text;
+  text.id = "rows";
+  text.inputs = {"x: float[D]|[N,D]|[L,N,D]"};
+  text.outputs = {"y: float[D]|[N,D]|[L,N,D]"};
+  const OpSpec spec = OpSpec::Parse(text).value();
+  for (const Dims& shape : {Dims{5}, Dims{3, 5}, Dims{2, 3, 5}}) {
+    CallRequest request;
+    request.op = "rows";
+    request.inputs.Set("x", Zeros(DType::kFloat32, shape));
+    EXPECT_EQ(Bind(spec, request)->FindOutput("y")->shape, shape);
+  }
+}
+
+TEST(BindTest, SizesMayFollowTheLongestSequence) {
+  SchemaText text;
+  text.id = "blocks";
+  text.inputs = {"x: float[B,T]", "cu_seqlens: int32[M+1]?"};
+  text.outputs = {"y: float[M,MB]"};
+  text.derived = {"MB = ceil_div(LT, 4)"};
+  const OpSpec spec = OpSpec::Parse(text).value();
+  CallRequest request;
+  request.op = "blocks";
+  request.inputs.Set("x", Zeros(DType::kFloat32, {1, 20}));
+  EXPECT_EQ(Bind(spec, request)->FindOutput("y")->shape, (Dims{1, 5}));
+  for (const auto& [cut, blocks] : std::vector<std::pair<int32_t, int64_t>>{{11, 3}, {3, 5}}) {
+    request.inputs.Set("cu_seqlens", HostTensor<int32_t>({3}, {0, cut, 20}));
+    const BoundCall call = Bind(spec, request).value();
+    EXPECT_EQ(call.FindOutput("y")->shape, (Dims{2, blocks}));
+    EXPECT_EQ(call.SequenceCall(call.sequences()[0]).dim("LT"), cut);
+  }
+  request.inputs.Set("cu_seqlens", HostTensor<int32_t>({3}, {0, -2000000000, 2000000000}));
+  EXPECT_FALSE(Bind(spec, request).ok());
+}
+
+TEST(BindTest, OffsetsOfOperatorsThatDoNotPackCutNothing) {
+  SchemaText text;
+  text.id = "documents";
+  text.inputs = {"x: float[B,T]", "cu_seqlens: int32[M+1]"};
+  text.outputs = {"y: float[B,T]"};
+  text.packs_sequences = false;
+  const OpSpec spec = OpSpec::Parse(text).value();
+  CallRequest request;
+  request.op = "documents";
+  request.inputs.Set("x", Zeros(DType::kFloat32, {2, 6}));
+  request.inputs.Set("cu_seqlens", HostTensor<int32_t>({4}, {0, 1, 1, 6}));
+  const BoundCall call = Bind(spec, request).value();
+  EXPECT_FALSE(call.packed());
+  EXPECT_EQ(call.sequences().size(), 2u);
+  EXPECT_EQ(call.dim("M"), 3);
+}
+
 TEST(BindTest, Float64CallsKeepFloat64States) {
   CallRequest request = Good();
   request.inputs.Set("q", Zeros(DType::kFloat64, {2, 6, 4, 16}));

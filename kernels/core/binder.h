@@ -60,6 +60,9 @@ class Binder final : public Environment {
   Named<std::string> bound_by_;  // Which input a symbol got its size from.
 };
 
+// Tokens of the longest sequence that a request's cu_seqlens, legal or not, cuts; -1 without them.
+int64_t LongestSequence(const CallRequest& request);
+
 // "float[B,T,H,K]" of "q: float[B,T,H,K]".
 absl::string_view AfterColon(absl::string_view text);
 

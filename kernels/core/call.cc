@@ -84,7 +84,7 @@ BoundCall BoundCall::SequenceCall(const Sequence& sequence) const {
   // Keys follow the queries: a packed operator's S is its T.
   const bool cuts_keys = packed() && dims().contains("S");
   for (const auto& [name, tensor] : inputs_) {
-    if (name == "cu_seqlens") continue;
+    if (name == "cu_seqlens" && spec_->packs()) continue;
     const Port& port = *spec_->FindInput(name);
     const int shape = alternative(name);
     const bool tokens = port.AxisOf("T", shape) == 1 || (cuts_keys && port.AxisOf("S", shape) == 1);
@@ -92,6 +92,8 @@ BoundCall BoundCall::SequenceCall(const Sequence& sequence) const {
     if (port.AxisOf("B", shape) == 0) {
       part = part.Slice(0, sequence.row, 1);
       if (tokens && packed()) part = part.Slice(1, sequence.begin, sequence.length);
+    } else if (packed() && port.AxisOf("T", shape) == 0) {
+      part = part.Slice(0, sequence.begin, sequence.length);
     } else if (port.AxisOf("M", shape) == 0) {
       part = part.Slice(0, sequence.state, 1);
     }
@@ -102,6 +104,7 @@ BoundCall BoundCall::SequenceCall(const Sequence& sequence) const {
   form.dims.Set("M", 1);
   if (dims().contains("T")) form.dims.Set("T", sequence.length);
   if (cuts_keys) form.dims.Set("S", sequence.length);
+  if (spec_->reads_longest()) form.dims.Set("LT", sequence.length);
   one.sequences_ = {Sequence{0, 0, sequence.length, 0}};
   // The whole call satisfied the schema, so its parts do; sizes only shrink.
   const absl::Status status = Binder::Recompute(std::move(form), one);

@@ -96,7 +96,7 @@ class BoundCall {
   // The sequences of the call, in order of their states: from cu_seqlens, or one for each batch
   // row.
   const std::vector<Sequence>& sequences() const { return sequences_; }
-  bool packed() const { return has("cu_seqlens"); }
+  bool packed() const { return spec_->packs() && has("cu_seqlens"); }
 
   // Type and shape of every output this call produces, in order of declaration.
   using OutputSpec = CallForm::Output;

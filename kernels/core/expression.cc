@@ -50,8 +50,9 @@ struct Function {
   size_t most_arguments;
 };
 
-constexpr Function kFunctions[] = {{"max", 1, 8},  {"min", 1, 8},    {"ceil_div", 2, 2},
-                                   {"sqrt", 1, 1}, {"length", 1, 1}, {"select", 3, 3}};
+constexpr Function kFunctions[] = {{"max", 1, 8},   {"min", 1, 8},   {"ceil_div", 2, 2},
+                                   {"sqrt", 1, 1},  {"floor", 1, 1}, {"length", 1, 1},
+                                   {"select", 3, 3}};
 
 // Recursive descent, one method per level of the grammar.
 class Parser {
@@ -390,6 +391,13 @@ absl::StatusOr<AttrValue> CallFunction(const Node& node, const Environment& envi
   if (node.name == "sqrt") {
     if (!IsNumber(arguments[0]) || AsReal(arguments[0]) < 0) return TypeError("sqrt");
     return AttrValue(std::sqrt(AsReal(arguments[0])));
+  }
+  if (node.name == "floor") {
+    if (!IsNumber(arguments[0])) return TypeError("floor");
+    if (std::holds_alternative<int64_t>(arguments[0])) return arguments[0];
+    const double floor = std::floor(AsReal(arguments[0]));
+    if (!(std::abs(floor) < 0x1p63)) return Overflow("floor");
+    return AttrValue(static_cast<int64_t>(floor));
   }
   AttrValue result = arguments[0];
   if (!IsNumber(result)) return TypeError(node.name);

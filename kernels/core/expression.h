@@ -13,7 +13,7 @@
 //   unary       := "-" unary | primary
 //   primary     := number | 'string' | true | false | name
 //                | function "(" arguments ")" | "(" implication ")"
-//   functions: max, min, ceil_div, sqrt, has(port), length(list attribute),
+//   functions: max, min, ceil_div, sqrt, floor (an integer), has(port), length(list attribute),
 //     select(condition, a, b): a or b, and the other is not looked at
 // "/" is real division; integers stay integers under + - * % max min ceil_div. Names are dimension
 // symbols and attributes; a name without a value (an optional attribute that was not given) makes

@@ -5,6 +5,8 @@
 #include <variant>
 #include <vector>
 
+#include "kernels/core/binder.h"
+
 namespace attnd {
 namespace {
 
@@ -42,6 +44,7 @@ bool FormKey(const OpSpec& spec, const CallRequest& request, std::string* key) {
     for (const int64_t size : tensor->shape()) Append(size, key);
   }
   if (known != request.inputs.size()) return false;
+  if (spec.reads_longest()) Append(LongestSequence(request), key);
   known = 0;
   for (const AttrSpec& attribute : spec.attributes()) {
     const AttrValue* value = request.attributes.Find(attribute.name);

@@ -335,6 +335,12 @@ absl::StatusOr<OpSpec> OpSpec::Parse(const SchemaText& text) {
   absl::StatusOr<std::vector<Port>> outputs = ParsePorts(text.outputs);
   if (!outputs.ok()) return annotate(outputs.status());
   spec.outputs_ = *std::move(outputs);
+  for (const Port& output : spec.outputs_) {
+    const size_t forms = output.shapes.size();
+    if (forms > 1 && (spec.inputs_.empty() || spec.inputs_[0].shapes.size() != forms)) {
+      return annotate(Malformed(output.text, "as many shapes as the first input, or one"));
+    }
+  }
   if (text.attributes.size() > kMaxAttributes) {
     return annotate(absl::InvalidArgumentError("more than 64 attributes"));
   }
@@ -357,6 +363,8 @@ absl::StatusOr<OpSpec> OpSpec::Parse(const SchemaText& text) {
     absl::StatusOr<Expression> value =
         Expression::Parse(absl::string_view(line).substr(equals + 1));
     if (!value.ok()) return annotate(Malformed(line, value.status().message()));
+    const std::vector<std::string> names = value->Names();
+    spec.reads_longest_ |= std::find(names.begin(), names.end(), "LT") != names.end();
     spec.derived_.push_back(Derived{std::string(symbol), *std::move(value)});
   }
   for (const std::string& line : text.rules) {
@@ -373,7 +381,7 @@ absl::StatusOr<OpSpec> OpSpec::Parse(const SchemaText& text) {
 }
 
 bool OpSpec::MayBeZero(absl::string_view symbol) const {
-  if (symbol == "T" || symbol == "M") return true;
+  if (symbol == "T" || symbol == "M" || symbol == "LT") return true;
   for (absl::string_view name : absl::StrSplit(text_.may_be_zero, ' ', absl::SkipEmpty())) {
     if (name == symbol) return true;
   }

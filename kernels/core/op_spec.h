@@ -10,10 +10,11 @@
 //   types: float    any floating type; all `float` inputs of one call share it: the call's type
 //          float32  gates, states, log-sums: half types are widened; float64 in a float64 call
 //          int      int32 or int64; int32, int64, bool: exactly that
+//   shapes of an output: as many as the first input's, of which it takes that in the same place
 //   dims: sizes as expressions. A bare symbol binds to the size on first use and must agree after
 //     that; `W-1` solves for W; anything else is computed and must agree.
 //     B is the batch. M is the number of sequences: len(cu_seqlens) - 1 if that input is given,
-//     else B.
+//     else B. LT, in derived symbols, is the length of the longest of them.
 //   distributions (random inputs only):
 //     normal       default for floating types
 //     unit         normal, l2-normalised over the last axis
@@ -75,6 +76,8 @@ struct SchemaText {
   std::string per_row;
   // False where the packed layout is more than a cut along T (the operator handles it itself).
   bool packed_by_sequence = true;
+  // False where cu_seqlens is an input like others, which all rows of the batch share.
+  bool packs_sequences = true;
   // Worst relative error, ‖out - ref‖ / ‖ref‖, that float32 inputs may show.
   double float32_tolerance = 1e-5;
 };
@@ -152,8 +155,10 @@ class OpSpec {
   const Port* FindOutput(absl::string_view name) const;
   const AttrSpec* FindAttribute(absl::string_view name) const;
 
-  // Whether the operator takes cu_seqlens.
-  bool packs() const { return FindInput("cu_seqlens") != nullptr; }
+  // Whether the operator takes packed sequences, cut by cu_seqlens.
+  bool packs() const { return text_.packs_sequences && FindInput("cu_seqlens") != nullptr; }
+  // Whether a derived symbol reads LT, so that sizes hang on the contents of cu_seqlens.
+  bool reads_longest() const { return reads_longest_; }
   // Whether the operator hands a state on: it has an input named initial_state or initial_state_*.
   bool has_state() const;
 
@@ -167,6 +172,7 @@ class OpSpec {
   std::vector<AttrSpec> attributes_;
   std::vector<Derived> derived_;
   std::vector<Rule> rules_;
+  bool reads_longest_ = false;
   std::shared_ptr<FormCache> forms_;
 };
 

@@ -192,7 +192,7 @@ class Attempt {
       bool given = source_.request().inputs.contains(port.name);
       if (!given && Applies(port, draft_)) {
         given = !port.optional || source_.Wants(port.name);
-        if (port.name == "cu_seqlens") given = source_.options().packed;
+        if (port.name == "cu_seqlens" && spec_.packs()) given = source_.options().packed;
       }
       if (!given) continue;
       draft_.Give(port.name);
@@ -241,6 +241,10 @@ class Attempt {
                               : batch != nullptr       ? *batch
                                                        : 1);
     }
+    // Sequences are cut later, none longer than this.
+    if (const int64_t* tokens = source_.dims().Find("T");
+        spec_.reads_longest() && tokens != nullptr)
+      source_.dims().Set("LT", *tokens);
     for (const Derived& derived : spec_.derived()) {
       const absl::StatusOr<int64_t> size = derived.value.EvaluateInt(draft_);
       if (size.ok()) source_.dims().Set(derived.symbol, *size);

@@ -61,6 +61,12 @@ Array Rotate(const Array& x, RopePairs pairs, const Array& angles) {
   return out.Reshape(x.tensor().shape());
 }
 
+Array RotatedHalves(const Array& x) {
+  if (!x.defined()) return {};
+  const int64_t half = x.dim(-1) / 2;
+  return Concat(-x.Slice(-1, half, half), x.Slice(-1, 0, half), -1);
+}
+
 namespace cpu {
 
 void RopeRow(absl::Span<const double> frequencies, double position, float* cos, float* sin) {

@@ -35,6 +35,10 @@ Array AxialRopeAngles(Composer& c, int64_t height, int64_t width, int64_t key_si
 // broadcast to [..,K/2].
 Array Rotate(const Array& x, RopePairs pairs, const Array& angles);
 
+// x [..,K] with halves [a | b] as [-b | a], K even: what is multiplied by the sines where a caller
+// gives a factor for every channel.
+Array RotatedHalves(const Array& x);
+
 namespace cpu {
 
 // cos[i], sin[i] of position * frequencies[i].

@@ -294,7 +294,7 @@ Array AsRows(const Array& x) {
   const int64_t rows = x.dim(0) * x.dim(1);
   int64_t width = 1;
   for (int axis = 2; axis < x.rank(); ++axis) width *= x.dim(axis);
-  return rows == 0 ? x.composer()->Empty({x.dim(0), x.dim(1), width})
+  return rows == 0 ? x.composer()->Empty(x.tensor().dtype(), {x.dim(0), x.dim(1), width})
                    : x.Reshape({x.dim(0), x.dim(1), width});
 }
 
@@ -311,7 +311,7 @@ Array LinearScan(const Array& factor, const Array& x, const Array& initial) {
   const Array rows = AsRows(x), factors = AsRows(factor.Expand(shape));
   if (!Usable(rows) || !Usable(factors)) return {};
   const Array before = InitialRows(initial, rows.dim(2));
-  const Array out = c.Empty(rows.tensor().shape());
+  const Array out = c.Empty(x.tensor().dtype(), rows.tensor().shape());
   if (!out.defined()) return {};
   c.backend().LinearScan(factors.tensor(), rows.tensor(), before.tensor(), out.tensor());
   return out.Reshape(shape);
@@ -323,7 +323,7 @@ Array LogSumExpScan(const Array& x, const Array& initial) {
   const Array rows = AsRows(x);
   if (!Usable(rows)) return {};
   const Array before = InitialRows(initial, rows.dim(2));
-  const Array out = c.Empty(rows.tensor().shape());
+  const Array out = c.Empty(x.tensor().dtype(), rows.tensor().shape());
   if (!out.defined()) return {};
   c.backend().LogSumExpScan(rows.tensor(), before.tensor(), out.tensor());
   return out.Reshape(x.tensor().shape());
@@ -387,6 +387,18 @@ Array Composer::FromHost(const Tensor& host) {
     return {};
   }
   return IsFloating(host.dtype()) ? Cast(out, compute_type_) : out;
+}
+
+Tensor Composer::ToHost(const Array& x) {
+  const Array whole = Contiguous(x);
+  if (!Usable(whole)) return {};
+  absl::StatusOr<Tensor> host = AllocateHost(whole.tensor().dtype(), whole.tensor().shape());
+  if (host.ok()) {
+    Fail(backend_.Download(whole.tensor(), *host));
+  } else {
+    Fail(host.status());
+  }
+  return status_.ok() ? *std::move(host) : Tensor();
 }
 
 Array Composer::Cast(const Array& x, DType dtype) {

@@ -165,6 +165,9 @@ class Composer {
   Array Scalar(double value) { return Full({1}, value); }
   // A copy of a host tensor (float, int or bool), floating types in the compute type.
   Array FromHost(const Tensor& host);
+  // A copy on the host, contiguous, for what only a host can follow. Waits for the backend.
+  // Undefined after a failure; status() tells.
+  Tensor ToHost(const Array& x);
   Array Cast(const Array& x, DType dtype);
   Array Contiguous(const Array& x);
   // Whether no element is NaN or infinite. Waits for the backend.

@@ -151,17 +151,17 @@ bool BitEqual(const Tensor& a, const Tensor& b) {
 CallRequest CutTokens(const Operator& op, const CallRequest& request, int64_t begin,
                       int64_t length) {
   CallRequest cut = request;
-  const int64_t tokens = BindAndCheck(op, request)->dim("T");
+  const BoundCall call = BindAndCheck(op, request).value();
+  const int64_t tokens = call.dim("T");
   for (auto& [name, tensor] : cut.inputs) {
-    for (const std::vector<Expression>& shape : op.spec.FindInput(name)->shapes) {
-      if (shape.size() != static_cast<size_t>(tensor.rank())) continue;
-      for (int axis = 0; axis < tensor.rank(); ++axis) {
-        const std::string& size = shape[static_cast<size_t>(axis)].text();
-        if (size == "T" || size == "S") {
-          tensor = tensor.Slice(axis, begin, length);
-        } else if (size == "P+S") {
-          tensor = tensor.Slice(axis, 0, tensor.dim(axis) - tokens + begin + length);
-        }
+    const Port& port = *op.spec.FindInput(name);
+    const auto& shape = port.shapes[static_cast<size_t>(call.alternative(name))];
+    for (int axis = 0; axis < tensor.rank(); ++axis) {
+      const std::string& size = shape[static_cast<size_t>(axis)].text();
+      if (size == "T" || size == "S") {
+        tensor = tensor.Slice(axis, begin, length);
+      } else if (size == "P+S") {
+        tensor = tensor.Slice(axis, 0, tensor.dim(axis) - tokens + begin + length);
       }
     }
   }

@@ -49,15 +49,7 @@ const SchemaText& Schema() {
 
 // A copy on the host, where lists can be read; undefined if the input was not given.
 Tensor OnHost(Composer& c, absl::string_view name) {
-  if (!c.has(name) || !c.status().ok()) return {};
-  const Tensor& input = c.call().input(name);
-  absl::StatusOr<Tensor> host = AllocateHost(input.dtype(), input.shape());
-  if (!host.ok()) {
-    c.Fail(host.status());
-    return {};
-  }
-  c.Fail(c.backend().Download(input, *host));
-  return *std::move(host);
+  return c.has(name) ? c.ToHost(c.In(name)) : Tensor();
 }
 
 // [0, n) / size: the block of every token.
