@@ -1,7 +1,7 @@
 // The schema of an operator: one text from which validation, output allocation, descriptions,
 // protocol metadata, documentation and random test inputs follow.
 //
-// Ports (inputs and outputs), one string each:
+// Ports, one string each; outputs of several shapes take the one of the first input's place:
 //   name: type[dims] (| [dims])* ?? (if expression)? (~ distribution)? (# documentation)?
 //     "q: float[B,T,H,K]"                      required
 //     "g: float32[B,T,HG,K]|[B,T,HG]? ~logdecay"   optional, one of two shapes
@@ -10,7 +10,6 @@
 //   types: float    any floating type; all `float` inputs of one call share it: the call's type
 //          float32  gates, states, log-sums: half types are widened; float64 in a float64 call
 //          int      int32 or int64; int32, int64, bool: exactly that
-//   shapes of an output: as many as the first input's, of which it takes that in the same place
 //   dims: sizes as expressions. A bare symbol binds to the size on first use and must agree after
 //     that; `W-1` solves for W; anything else is computed and must agree.
 //     B is the batch. M is the number of sequences: len(cu_seqlens) - 1 if that input is given,
