@@ -260,9 +260,15 @@ absl::Status Binder::DescribeOutputs() {
       if (!applies.ok() || !*applies) continue;
     }
     BoundCall::OutputSpec output{port.name, CanonicalType(port.type, form_.dtype), {}};
-    const int* form =
-        port.shapes.size() > 1 ? form_.alternatives.Find(spec_.inputs()[0].name) : nullptr;
-    for (const Expression& size : port.shapes[static_cast<size_t>(form != nullptr ? *form : 0)]) {
+    size_t form = 0;
+    for (const Port& input : spec_.inputs()) {
+      if (port.shapes.size() == 1 || input.shapes.size() != port.shapes.size()) continue;
+      if (!Has(input.name)) continue;
+      if (const int* place = form_.alternatives.Find(input.name))
+        form = static_cast<size_t>(*place);
+      break;
+    }
+    for (const Expression& size : port.shapes[form]) {
       absl::StatusOr<int64_t> value = size.EvaluateInt(*this);
       if (!value.ok()) return Error(port.name, value.status().message());
       output.shape.push_back(*value);

@@ -73,10 +73,10 @@ TEST(BindTest, ChoosesShapeAlternatives) {
   EXPECT_EQ(Bind(Toy(), request)->alternative("g"), 1);
 }
 
-TEST(BindTest, OutputsOfSeveralShapesFollowTheFirstInput) {
+TEST(BindTest, OutputsOfSeveralShapesFollowTheFirstInputWithAsMany) {
   SchemaText text;
   text.id = "rows";
-  text.inputs = {"x: float[D]|[N,D]|[L,N,D]"};
+  text.inputs = {"weight: float[D]?", "y: float[D]|[N,D]|[L,N,D]?", "x: float[D]|[N,D]|[L,N,D]"};
   text.outputs = {"y: float[D]|[N,D]|[L,N,D]"};
   const OpSpec spec = OpSpec::Parse(text).value();
   for (const Dims& shape : {Dims{5}, Dims{3, 5}, Dims{2, 3, 5}}) {

@@ -337,8 +337,9 @@ absl::StatusOr<OpSpec> OpSpec::Parse(const SchemaText& text) {
   spec.outputs_ = *std::move(outputs);
   for (const Port& output : spec.outputs_) {
     const size_t forms = output.shapes.size();
-    if (forms > 1 && (spec.inputs_.empty() || spec.inputs_[0].shapes.size() != forms)) {
-      return annotate(Malformed(output.text, "as many shapes as the first input, or one"));
+    if (forms > 1 && std::none_of(spec.inputs_.begin(), spec.inputs_.end(),
+                                  [forms](const Port& p) { return p.shapes.size() == forms; })) {
+      return annotate(Malformed(output.text, "as many shapes as an input has, or one"));
     }
   }
   if (text.attributes.size() > kMaxAttributes) {

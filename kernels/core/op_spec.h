@@ -1,7 +1,8 @@
 // The schema of an operator: one text from which validation, output allocation, descriptions,
 // protocol metadata, documentation and random test inputs follow.
 //
-// Ports, one string each; outputs of several shapes take the one of the first input's place:
+// Ports, one string each; an output of several shapes takes that of the place which the first given
+// input with as many took:
 //   name: type[dims] (| [dims])* ?? (if expression)? (~ distribution)? (# documentation)?
 //     "q: float[B,T,H,K]"                      required
 //     "g: float32[B,T,HG,K]|[B,T,HG]? ~logdecay"   optional, one of two shapes
