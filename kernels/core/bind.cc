@@ -251,6 +251,26 @@ absl::Status Binder::Canonicalise(const CallForm& form) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<Dims> Binder::SizesOf(const std::vector<Expression>& shape) const {
+  Dims sizes;
+  for (const Expression& size : shape) {
+    const absl::StatusOr<int64_t> value = size.EvaluateInt(*this);
+    if (!value.ok()) return value.status();
+    sizes.push_back(*value);
+  }
+  return sizes;
+}
+
+size_t Binder::PlaceOf(const Port& output) const {
+  if (output.shapes.size() == 1) return 0;
+  for (const Port& input : spec_.inputs()) {
+    if (input.shapes.size() != output.shapes.size() || !Has(input.name)) continue;
+    const int* place = form_.alternatives.Find(input.name);
+    return place != nullptr ? static_cast<size_t>(*place) : 0;
+  }
+  return 0;
+}
+
 absl::Status Binder::DescribeOutputs() {
   form_.outputs.clear();
   int64_t total = 0;
@@ -260,19 +280,12 @@ absl::Status Binder::DescribeOutputs() {
       if (!applies.ok() || !*applies) continue;
     }
     BoundCall::OutputSpec output{port.name, CanonicalType(port.type, form_.dtype), {}};
-    size_t form = 0;
-    for (const Port& input : spec_.inputs()) {
-      if (port.shapes.size() == 1 || input.shapes.size() != port.shapes.size()) continue;
-      if (!Has(input.name)) continue;
-      if (const int* place = form_.alternatives.Find(input.name))
-        form = static_cast<size_t>(*place);
-      break;
+    absl::StatusOr<Dims> shape = SizesOf(port.shapes[PlaceOf(port)]);
+    for (size_t i = 1; i < port.shapes.size() && absl::IsFailedPrecondition(shape.status()); ++i) {
+      shape = SizesOf(port.shapes[i]);
     }
-    for (const Expression& size : port.shapes[form]) {
-      absl::StatusOr<int64_t> value = size.EvaluateInt(*this);
-      if (!value.ok()) return Error(port.name, value.status().message());
-      output.shape.push_back(*value);
-    }
+    if (!shape.ok()) return Error(port.name, shape.status().message());
+    output.shape = *std::move(shape);
     const absl::StatusOr<int64_t> bytes = CheckedByteSize(output.dtype, output.shape);
     if (!bytes.ok() || __builtin_add_overflow(total, *bytes, &total)) {
       return Error(port.name, absl::StrCat("would have shape ", ToString(output.shape),

@@ -125,6 +125,25 @@ TEST(BindTest, OffsetsOfOperatorsThatDoNotPackCutNothing) {
   EXPECT_EQ(call.dim("M"), 3);
 }
 
+TEST(BindTest, OutputsTakeTheFirstShapeWhoseSizesTheCallHas) {
+  SchemaText text;
+  text.id = "toy";
+  text.inputs = {"q: float[B,T,H]?", "x: float[B,T,C,D]? if !has(q)"};
+  text.outputs = {"o: float[B,T,H]|[B,T,C,D]|[C]"};
+  const OpSpec spec = OpSpec::Parse(text).value();
+  const auto shape_for = [&spec](absl::string_view input, Dims shape) {
+    CallRequest request;
+    request.op = "toy";
+    request.inputs.Set(input, Zeros(DType::kFloat32, std::move(shape)));
+    return Bind(spec, request).value().FindOutput("o")->shape;
+  };
+  EXPECT_EQ(shape_for("q", {2, 3, 4}), (Dims{2, 3, 4}));
+  EXPECT_EQ(shape_for("x", {2, 3, 4, 5}), (Dims{2, 3, 4, 5}));
+  CallRequest nothing;
+  nothing.op = "toy";
+  EXPECT_FALSE(Bind(spec, nothing).ok());
+}
+
 TEST(BindTest, Float64CallsKeepFloat64States) {
   CallRequest request = Good();
   request.inputs.Set("q", Zeros(DType::kFloat64, {2, 6, 4, 16}));

@@ -43,6 +43,10 @@ class Binder final : public Environment {
   absl::Status CheckZeroSizes() const;
   absl::Status CheckRules() const;
   absl::Status DescribeOutputs();
+  // Which of its shapes an output has by the inputs' (see op_spec.h), if they say.
+  size_t PlaceOf(const Port& output) const;
+  // FAILED_PRECONDITION if a size hangs on something that this call does not have.
+  absl::StatusOr<Dims> SizesOf(const std::vector<Expression>& shape) const;
   // What hangs on the contents of tensors.
   absl::Status BindSequences(const CallForm& form);
   absl::Status Canonicalise(const CallForm& form);

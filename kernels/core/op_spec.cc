@@ -335,13 +335,6 @@ absl::StatusOr<OpSpec> OpSpec::Parse(const SchemaText& text) {
   absl::StatusOr<std::vector<Port>> outputs = ParsePorts(text.outputs);
   if (!outputs.ok()) return annotate(outputs.status());
   spec.outputs_ = *std::move(outputs);
-  for (const Port& output : spec.outputs_) {
-    const size_t forms = output.shapes.size();
-    if (forms > 1 && std::none_of(spec.inputs_.begin(), spec.inputs_.end(),
-                                  [forms](const Port& p) { return p.shapes.size() == forms; })) {
-      return annotate(Malformed(output.text, "as many shapes as an input has, or one"));
-    }
-  }
   if (text.attributes.size() > kMaxAttributes) {
     return annotate(absl::InvalidArgumentError("more than 64 attributes"));
   }

@@ -2,7 +2,7 @@
 // protocol metadata, documentation and random test inputs follow.
 //
 // Ports, one string each; an output of several shapes takes that of the place which the first given
-// input with as many took:
+// input with as many took, and without such an input the first whose sizes the call has:
 //   name: type[dims] (| [dims])* ?? (if expression)? (~ distribution)? (# documentation)?
 //     "q: float[B,T,H,K]"                      required
 //     "g: float32[B,T,HG,K]|[B,T,HG]? ~logdecay"   optional, one of two shapes

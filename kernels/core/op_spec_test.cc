@@ -55,8 +55,6 @@ TEST(OpSpecTest, NamesTheLineThatIsWrong) {
   EXPECT_THAT(broken([](SchemaText& t) { t.inputs[0] = "q: float[B"; }), HasSubstr("q: float[B"));
   EXPECT_THAT(broken([](SchemaText& t) { t.inputs[1] = "q: float[B]"; }), HasSubstr("taken"));
   EXPECT_THAT(broken([](SchemaText& t) { t.inputs[0] = "q: float[B] ~odd"; }), HasSubstr("odd"));
-  EXPECT_THAT(broken([](SchemaText& t) { t.outputs[0] = "o: float[B]|[B,T]"; }),
-              HasSubstr("o: float[B]|[B,T]"));
   EXPECT_THAT(broken([](SchemaText& t) { t.attributes[1] = "gate: {a, b} = c"; }),
               HasSubstr("choices"));
   EXPECT_THAT(broken([](SchemaText& t) { t.attributes[0] = "scale: real = 1"; }),

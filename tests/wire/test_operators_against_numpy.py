@@ -79,7 +79,7 @@ def test_composed_definition(triton, op, name):
     inputs, attributes = draw(op, name)
     given = typed(op, inputs, "float32")
     expected = REFERENCE[op](**widened(given), **attributes)
-    outputs = infer(triton, op, given, {**attributes, "kernel": "composed"})
+    outputs = infer(triton, op, given, {**attributes, "attnd_kernel": "composed"})
     check(op, f"{name} composed", outputs, expected, tolerance(op, "float32"))
 
 
