@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cores/image_conv.h"
 #include "kernels/primitives/cpu/gemm.h"
 #include "kernels/primitives/cpu/parallel.h"
 #include "kernels/primitives/cpu/vector_math.h"
@@ -10,22 +11,8 @@ namespace attnd {
 
 Array Lepe(const Array& v, const Array& weight, const Array& bias, int64_t height, int64_t width) {
   if (!v.defined() || !weight.defined()) return {};
-  Composer& c = *v.composer();
-  const int64_t rows = v.dim(0), channels = v.dim(2) * v.dim(3);
-  const int64_t kh = weight.dim(1), kw = weight.dim(2);
-  const Array padded = c.Zeros({rows, height + kh - 1, width + kw - 1, channels});
-  padded.Slice(1, kh / 2, height)
-      .Slice(2, kw / 2, width)
-      .Assign(v.Reshape({rows, height, width, channels}));
-  Array sum = c.Zeros({rows, height, width, channels});
-  if (bias.defined()) sum = sum + bias;
-  for (int64_t y = 0; y < kh; ++y) {
-    for (int64_t x = 0; x < kw; ++x) {
-      const Array shifted = padded.Slice(1, y, height).Slice(2, x, width);
-      sum = sum + shifted * weight.Select(1, y).Select(1, x);
-    }
-  }
-  return sum.Reshape(v.tensor().shape());
+  const Array image = v.Reshape({v.dim(0), v.dim(1), v.dim(2) * v.dim(3)});
+  return DepthwiseConv(image, weight, bias, height, width).Reshape(v.tensor().shape());
 }
 
 namespace cpu {

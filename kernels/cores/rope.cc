@@ -31,14 +31,18 @@ Array RopeAngles(const Array& positions, absl::Span<const double> frequencies) {
   return c.Cast(positions, DType::kFloat64).Unsqueeze(-1) * Doubles(c, frequencies);
 }
 
-Array AxialRopeAngles(Composer& c, int64_t height, int64_t width, int64_t key_size, double base) {
-  const int64_t quarter = key_size / 4;
-  const std::vector<double> frequencies =
-      RopeFrequencies(RopePairs::kInterleaved, key_size / 2, base);
+Array AxialRopeAngles(Composer& c, int64_t height, int64_t width,
+                      absl::Span<const double> frequencies) {
+  const auto count = static_cast<int64_t>(frequencies.size());
   const Array rows = RopeAngles(c.Iota(height), frequencies).Unsqueeze(1);
   const Array columns = RopeAngles(c.Iota(width), frequencies).Unsqueeze(0);
-  const Dims grid = {height, width, quarter};
-  return Concat(rows.Expand(grid), columns.Expand(grid), -1).Reshape({height * width, 2 * quarter});
+  const Dims grid = {height, width, count};
+  return Concat(rows.Expand(grid), columns.Expand(grid), -1).Reshape({height * width, 2 * count});
+}
+
+Array AxialRopeAngles(Composer& c, int64_t height, int64_t width, int64_t key_size, double base) {
+  return AxialRopeAngles(c, height, width,
+                         RopeFrequencies(RopePairs::kInterleaved, key_size / 2, base));
 }
 
 Array Rotate(const Array& x, RopePairs pairs, const Array& angles) {

@@ -25,10 +25,13 @@ std::vector<double> RopeFrequencies(RopePairs pairs, int64_t key_size, double ba
 // Angles of positions: positions [..] of any type -> float64 [..,K/2], position times frequency.
 Array RopeAngles(const Array& positions, absl::Span<const double> frequencies);
 
-// Angles of the tokens of an image: float64 [height * width, K/2], tokens row-major, K a multiple
-// of 4. The first K/4 pairs turn with the token's row, the others with its column, both with the
-// frequencies of kInterleaved for a row of K/2 channels (Fan et al., "Rectifying Magnitude Neglect
-// in Linear Attention", 2025).
+// Angles of the tokens of an image: float64 [height * width, 2n] for n frequencies, tokens
+// row-major. The first n pairs turn with the token's row, the others with its column.
+Array AxialRopeAngles(Composer& c, int64_t height, int64_t width,
+                      absl::Span<const double> frequencies);
+
+// The same for rows of K channels, a multiple of 4, with the K/4 frequencies of kInterleaved for
+// K/2 channels (Fan et al., "Rectifying Magnitude Neglect in Linear Attention", 2025).
 Array AxialRopeAngles(Composer& c, int64_t height, int64_t width, int64_t key_size, double base);
 
 // x [..,K] with every pair turned: (a, b) -> (a cos - b sin, b cos + a sin); float64 angles that

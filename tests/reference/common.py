@@ -1,5 +1,7 @@
 """What several definitions share: heads, sequences, softmax over a set, the delta rule's loop."""
 
+import math
+
 import numpy as np
 
 
@@ -102,3 +104,98 @@ def additive_recurrence(q, k, v, decay, decay_v, initial_state, cu_seqlens, scal
                 state[m, h] += np.outer(k[b, t, h], v[b, t, h])
                 o[b, t, h] = scale * state[m, h].T @ q[b, t, h]
     return {"o": o, "final_state": state}
+
+
+def gelu(x):
+    """x times the normal distribution's mass below x."""
+    return 0.5 * x * (1.0 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2.0)))
+
+
+def layer_norm(x, weight, bias, eps):
+    mean = x.mean(-1, keepdims=True)
+    return (x - mean) / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + eps) * weight + bias
+
+
+def turn_pairs(x, width, frequency):
+    """x [B,N,..,D], tokens of an image: pair p of channels (2p, 2p + 1) turned by row * frequency[p] for p < D/4 and by
+    column * frequency[p - D/4] after that."""
+    turned = np.array(x)
+    for i in range(x.shape[1]):
+        for p in range(x.shape[-1] // 2):
+            quarter = x.shape[-1] // 4
+            angle = i // width * frequency[p] if p < quarter else i % width * frequency[p - quarter]
+            a, b = x[:, i, ..., 2 * p], x[:, i, ..., 2 * p + 1]
+            turned[:, i, ..., 2 * p] = a * np.cos(angle) - b * np.sin(angle)
+            turned[:, i, ..., 2 * p + 1] = b * np.cos(angle) + a * np.sin(angle)
+    return turned
+
+
+def axial2d(x, width, base):
+    """x [B,N,H,K] turned with K/4 frequencies from 1 to 1/base, both included."""
+    quarter = x.shape[-1] // 4
+    return turn_pairs(x, width, [base ** (-m / max(1, quarter - 1)) for m in range(quarter)])
+
+
+def depthwise(x, weight, bias, height, width):
+    """x [B,N,C], tokens of an image: cross-correlation of every channel with its kernel, weight [C,kh,kw] or
+    [B,C,kh,kw], zeros outside the image."""
+    kh, kw = weight.shape[-2:]
+    out = np.zeros(x.shape)
+    for y in range(height):
+        for z in range(width):
+            for r in range(kh):
+                for c in range(kw):
+                    row, column = y + r - kh // 2, z + c - kw // 2
+                    if 0 <= row < height and 0 <= column < width:
+                        out[:, y * width + z] += x[:, row * width + column] * weight[..., r, c]
+    return out if bias is None else out + bias
+
+
+def lepe(v, weight, bias, height, width):
+    """The same of v [B,N,H,V], channels head by head."""
+    return depthwise(v.reshape(*v.shape[:2], -1), weight, bias, height, width).reshape(v.shape)
+
+
+def mean_attention(a, b, v, eps, turn=lambda x: x):
+    """(1/d_i) (1/S) sum_j (R_i a_i . R_j b_j) v_j with d_i = (1/S) sum_j a_i . b_j + eps, query by query."""
+    o = np.zeros((*a.shape[:3], v.shape[-1]))
+    turned_a, turned_b = turn(a), turn(b)
+    for n, i, h in np.ndindex(*a.shape[:3]):
+        normaliser = np.mean([a[n, i, h] @ key for key in b[n, :, h]]) + eps
+        weights = np.array([turned_a[n, i, h] @ key for key in turned_b[n, :, h]])
+        o[n, i, h] = weights @ v[n, :, h] / len(weights) / normaliser
+    return o
+
+
+def moment(x, power):
+    with np.errstate(divide="ignore"):
+        return np.where(x == 0, 0.0, np.sign(x) * np.abs(x) ** power)
+
+
+def unit_norm(x, axis):
+    return x / np.maximum(np.sqrt((x**2).sum(axis, keepdims=True)), 1e-12)
+
+
+def dense_conv(x, weight, height, width):
+    """x [B,N,C], tokens of an image, weight [D,C,kh,kw] -> [B,N,D]; zeros outside the image."""
+    kh, kw = weight.shape[2:]
+    out = np.zeros((*x.shape[:2], weight.shape[0]))
+    for y in range(height):
+        for z in range(width):
+            for r in range(kh):
+                for c in range(kw):
+                    row, column = y + r - kh // 2, z + c - kw // 2
+                    if 0 <= row < height and 0 <= column < width:
+                        out[:, y * width + z] += x[:, row * width + column] @ weight[:, :, r, c].T
+    return out
+
+
+def fusion_outputs(prefix, parts, height, width, normalize_over, out1_weight, out1_scale, out1_shift, out3_weight,
+                   out3_scale, out3_shift):
+    """Of GL-DMNet's fusions: the three parts (rgb, depth, fused) with unit norms, and the tail."""
+    units = [unit_norm(part, 2 if normalize_over == "channel" else 1) for part in parts]
+    out = {f"{prefix}_{name}": unit for name, unit in zip(("rgb", "depth", "fused"), units)}
+    if out1_weight is not None:
+        y = np.maximum(out1_scale * (np.concatenate(units, axis=-1) @ out1_weight.T) + out1_shift, 0.0)
+        out["o"] = np.maximum(out3_scale * dense_conv(y, out3_weight, height, width) + out3_shift, 0.0)
+    return out
