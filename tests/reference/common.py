@@ -199,3 +199,69 @@ def fusion_outputs(prefix, parts, height, width, normalize_over, out1_weight, ou
         y = np.maximum(out1_scale * (np.concatenate(units, axis=-1) @ out1_weight.T) + out1_shift, 0.0)
         out["o"] = np.maximum(out3_scale * dense_conv(y, out3_weight, height, width) + out3_shift, 0.0)
     return out
+
+
+def hedgehog_features(x, w, b, activation, fullspace, feature_eps):
+    """One token's phi: y = x w (+ b), then exponentials of y and of -y."""
+
+    def softmax(logits):
+        e = np.exp(logits - logits.max())
+        return e / e.sum()
+
+    y = x @ w + (0.0 if b is None else b)
+    if activation == "softmax_joint":
+        phi = softmax(2 * np.concatenate([y, -y] if fullspace else [y]))
+    else:
+        half = {"softmax_dim": softmax, "exp_dim": lambda u: np.exp(u - u.max()), "exp": np.exp}[activation]
+        phi = np.concatenate([half(y), half(-y)] if fullspace else [half(y)])
+    return np.maximum(phi, feature_eps)
+
+
+def hedgehog_map(q, k, w_q, w_k, b_q=None, b_k=None, activation="softmax_dim", fullspace=True, feature_eps=1e-12):
+    """Features [B,T,H,E] of queries and of keys, these with their heads repeated; tied without w_k."""
+    heads = q.shape[2]
+    if w_k is None:
+        w_k, b_k = w_q, b_q
+
+    def features(x, w, b):
+        rows, tokens = x.shape[:2]
+        return np.array([[[hedgehog_features(x[r, t, h], w[h], None if b is None else b[h], activation, fullspace,
+                                             feature_eps)
+                           for h in range(heads)] for t in range(tokens)] for r in range(rows)])
+
+    size = w_q.shape[2] * (2 if fullspace else 1)
+    return tuple(features(x, w, b).reshape(*x.shape[:2], heads, size)
+                 for x, w, b in ((q, w_q, b_q), (widen(k, heads), w_k, b_k)))
+
+
+class Ring:
+    """The last `slots` keys and values of a sequence: slot p mod C holds the token of position p."""
+
+    def __init__(self, keys, values, position):
+        self.keys, self.values, self.position = keys, values, int(position)
+
+    def add(self, key, value):
+        slot = self.position % len(self.keys)
+        self.keys[slot], self.values[slot] = key, value
+        self.position += 1
+
+    def last(self, count):
+        """Keys and values of the last tokens, oldest first: `count` of them, or as many as there are."""
+        slots = [p % len(self.keys) for p in range(max(0, self.position - count), self.position)]
+        return self.keys[slots], self.values[slots]
+
+
+def rings(count, slots, k, v, initial_k, initial_v, initial_pos):
+    """A ring for each sequence."""
+    keys = initial(initial_k, count, slots, *k.shape[2:])
+    values = initial(initial_v, count, slots, *v.shape[2:])
+    positions = np.zeros(count, np.int64) if initial_pos is None else initial_pos
+    return [Ring(keys[m], values[m], positions[m]) for m in range(count)]
+
+
+def ring_states(all_rings):
+    return {
+        "final_state_k": np.stack([ring.keys for ring in all_rings]),
+        "final_state_v": np.stack([ring.values for ring in all_rings]),
+        "final_state_pos": np.array([ring.position for ring in all_rings], np.int64),
+    }
