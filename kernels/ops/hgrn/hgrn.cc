@@ -2,6 +2,7 @@
 #include "kernels/core/registry.h"
 #include "kernels/cores/entry_check.h"
 #include "kernels/cores/forget_gate.h"
+#include "kernels/cores/scan_state.h"
 
 namespace attnd {
 namespace {
@@ -48,12 +49,7 @@ absl::Status Compose(Composer& c) {
   }
   const Array h = LinearScan(decay, u, c.In("initial_state"));
   c.Out("o", h);
-  if (c.dim("T") > 0) {
-    c.Out("final_state", h.Select(1, c.dim("T") - 1));
-  } else {
-    c.Out("final_state",
-          c.has("initial_state") ? c.In("initial_state") : c.Zeros({c.dim("B"), c.dim("D")}));
-  }
+  c.Out("final_state", LastOr(c, h, c.In("initial_state")));
   return c.status();
 }
 
