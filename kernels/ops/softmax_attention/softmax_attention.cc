@@ -1,5 +1,6 @@
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
+#include "kernels/cores/ring.h"
 #include "kernels/cores/softmax_composed.h"
 #include "kernels/cores/tokens_seen.h"
 
@@ -50,40 +51,6 @@ Keys are seen as one row: what the cache holds in the order of positions, then k
   return schema;
 }
 
-// Positions are kept in float64, which holds every integer up to 2^53.
-Array Positions(Composer& c, int64_t count) { return c.Cast(c.Iota(count), DType::kFloat64); }
-
-// The two tensors of a ring and the token positions in it, for one sequence. Slot p mod C holds the
-// token of position p.
-struct Ring {
-  Array seen;  // float64 [1]: tokens before this call.
-  int64_t slots;
-
-  // Position of the token in place i of the row that attention reads: the last C positions, then
-  // the new ones. Places before position 0 do not exist.
-  Array InOrder(const Array& ring, Composer& c) const {
-    const Array position = Positions(c, slots) - static_cast<double>(slots) + seen;
-    const Array slot = Mod(position, c.Cast(c.Scalar(static_cast<double>(slots)), DType::kFloat64));
-    return Gather(ring, c.Cast(slot, DType::kInt64), 1);
-  }
-
-  // [1, slots + T] bool: places that exist.
-  Array Exists(int64_t tokens, Composer& c) const {
-    const Array position = Positions(c, slots + tokens) - static_cast<double>(slots) + seen;
-    return !(position < position * 0.0);
-  }
-
-  // The ring after the new tokens x [1,T,..] were written.
-  Array Written(const Array& ring, const Array& x, Composer& c) const {
-    const auto size = c.Cast(c.Scalar(static_cast<double>(slots)), DType::kFloat64);
-    const Array slot = Positions(c, slots);
-    const Array last = seen + static_cast<double>(x.dim(1) - 1);
-    const Array position = last - Mod(last - slot, size);  // The newest that belongs in the slot.
-    const Array source = Where(position < seen, slot, position - seen + static_cast<double>(slots));
-    return Gather(Concat(ring, x, 1), c.Cast(source, DType::kInt64), 1);
-  }
-};
-
 SoftmaxResult Attend(Composer& c, const Array& q, const Array& k, const Array& v,
                      const Array& also_allowed) {
   SoftmaxParts parts{q, k, v, {}, c.real("scale"), UsableSoftcap(c.real("softcap")), c.In("sinks")};
@@ -107,23 +74,20 @@ void ComposeRing(Composer& c, const Array& q, const Array& k, const Array& v) {
   if (!seen.defined()) seen = Positions(c, q.dim(0)) * 0.0;
   const Array o = c.Empty({q.dim(0), q.dim(1), q.dim(2), v.dim(3)});
   const Array lse = c.Empty({q.dim(0), q.dim(1), q.dim(2)});
-  const Array final_k = c.Empty(ring_k.tensor().shape());
-  const Array final_v = c.Empty(ring_v.tensor().shape());
   for (int64_t b = 0; b < q.dim(0) && c.status().ok(); ++b) {
     const auto row = [b](const Array& x) { return x.Slice(0, b, 1); };
-    const Ring ring{row(seen), slots};
+    const Array tokens = row(seen);
     const SoftmaxResult result =
-        Attend(c, row(q), Concat(ring.InOrder(row(ring_k), c), row(k), 1),
-               Concat(ring.InOrder(row(ring_v), c), row(v), 1), ring.Exists(q.dim(1), c));
+        Attend(c, row(q), Concat(RingInOrder(c, row(ring_k), tokens), row(k), 1),
+               Concat(RingInOrder(c, row(ring_v), tokens), row(v), 1),
+               RingExists(c, slots, q.dim(1), tokens));
     row(o).Assign(result.o);
     row(lse).Assign(result.lse);
-    row(final_k).Assign(ring.Written(row(ring_k), row(k), c));
-    row(final_v).Assign(ring.Written(row(ring_v), row(v), c));
   }
   c.Out("o", o);
   c.Out("lse", lse);
-  c.Out("final_state_k", final_k);
-  c.Out("final_state_v", final_v);
+  c.Out("final_state_k", RingWritten(c, ring_k, k, seen));
+  c.Out("final_state_v", RingWritten(c, ring_v, v, seen));
   c.Out("final_state_pos", seen + static_cast<double>(q.dim(1)));
 }
 
