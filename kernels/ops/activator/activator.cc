@@ -1,7 +1,3 @@
-// activator: a gated linear unit in the place of attention (Abdullah et al., 2024). LN the layer
-// norm:
-//   U(x) = W3 (LN(gelu(W1 x + b1)) * LN(W2 x + b2)) + b3
-//   unit: y = U(x);  gated: y = x + U(LN_b(x));  full: gated, then y + FFN(LN_b(y))
 #include "kernels/core/registry.h"
 #include "kernels/cores/layers.h"
 
@@ -14,6 +10,10 @@ const SchemaText& Schema() {
       .paper = "Activator: GLU Activations as The Core Functions of a Vision Transformer (2024)",
       .summary = "A gated linear unit in the place of attention: channels mix, tokens do not",
       .core = "none",
+      .definition =
+          R"(A gated linear unit in the place of attention (Abdullah et al., 2024). LN the layer norm:
+  U(x) = W3 (LN(gelu(W1 x + b1)) * LN(W2 x + b2)) + b3
+  unit: y = U(x);  gated: y = x + U(LN_b(x));  full: gated, then y + FFN(LN_b(y)))",
       .inputs = {"x: float[B,N,D]", "w1: float[F,D]", "b1: float[F]", "w2: float[F,D]",
                  "b2: float[F]", "w3: float[D,F]", "b3: float[D]",
                  "norm_weight: float[F]  # one layer norm for both branches", "norm_bias: float[F]",

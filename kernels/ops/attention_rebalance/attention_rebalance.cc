@@ -1,9 +1,3 @@
-// attention_rebalance: softmax attention whose scores towards chosen image tokens are raised
-// ("Fixing Imbalanced Attention to Mitigate In-Context Hallucination of Large Vision-Language
-// Model", 2025). For image token m at key j = img_start + m, and the last query or all:
-//   l_ij = scale q_i.k_j,  l_ij + f_m head_weight |l_ij|,  f_m = alpha (top), beta (bottom), 0
-//   top: what the class token attends to in the vision encoder's first layer, and what is attended
-//   to there at all; bottom: outliers of the class token's attention in a deep layer
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -27,6 +21,10 @@ const SchemaText& Schema() {
           "Vision-Language Model (2025)",
       .summary = "Softmax attention whose scores towards chosen image tokens are raised",
       .core = "softmax",
+      .definition =
+          R"(Softmax attention whose scores towards chosen image tokens are raised ("Fixing Imbalanced Attention to Mitigate In-Context Hallucination of Large Vision-Language Model", 2025). For image token m at key j = img_start + m, and the last query or all:
+  l_ij = scale q_i.k_j,  l_ij + f_m head_weight |l_ij|,  f_m = alpha (top), beta (bottom), 0
+  top: what the class token attends to in the vision encoder's first layer, and what is attended to there at all; bottom: outliers of the class token's attention in a deep layer)",
       .inputs =
           {"q: float[B,T,H,K]", "k: float[B,S,HK,K]", "v: float[B,S,HV,V]",
            "attn_first: float[B,HE,P0,P0]? ~probability  # maps of the vision encoder's first "

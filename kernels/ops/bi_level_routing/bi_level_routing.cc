@@ -1,8 +1,3 @@
-// bi_level_routing: tokens of an image attend to all tokens of the few regions that their own
-// region is most similar to (Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing
-// Attention", 2023). With Q_r, K_r the means of a region's queries and keys over all heads:
-//   routing(r) = the top_k largest of Q_r.K_s over regions s
-//   o_i = softmax attention over the tokens of the regions in routing(region of i), + lepe(v)_i
 #include <algorithm>
 #include <vector>
 
@@ -21,6 +16,9 @@ const SchemaText& Schema() {
       .paper = "BiFormer: Vision Transformer with Bi-Level Routing Attention (2023)",
       .summary = "Image tokens attend to the few regions that their own is most similar to",
       .core = "block_sparse_image",
+      .definition =
+          R"(Tokens of an image attend to all tokens of the few regions that their own region is most similar to (Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", 2023). With Q_r, K_r the means of a region's queries and keys over all heads: routing(r) = the top_k largest of Q_r.K_s over regions s
+  o_i = softmax attention over the tokens of the regions in routing(region of i), + lepe(v)_i)",
       .inputs = {"q: float[B,N,H,K]", "k: float[B,N,H,K]", "v: float[B,N,H,V]",
                  "lepe_weight: float[H*V,kh,kw]?  # depthwise kernel over the values as an image",
                  "lepe_bias: float[H*V]? if has(lepe_weight)"},

@@ -1,10 +1,3 @@
-// care: channels split among a memory, linear attention and two convolutions, then two interaction
-// modules that mix them (Zhou et al., 2025). x = [mem | a | c3 | c7] along channels:
-//   c3 <- conv3x3(c3), c7 <- conv7x7(c7)
-//   a  <- linear attention of elu + 1 features with mean normaliser, v = a; or conv11x1(a) +
-//   conv1x11(a) f = [a | c3 | c7],  f <- I1(f),  o = I2([mem | f]),  I(y) =
-//   fc2(conv3x3(gelu(fc1(bn(y))))) + y
-// Convolutions are depthwise.
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -55,6 +48,11 @@ const SchemaText& Schema() {
             "Interaction (2025)",
         .summary = "A unit of linear attention and convolutions on groups of channels",
         .core = "linear_global",
+        .definition =
+            R"(Channels split among a memory, linear attention and two convolutions, then two interaction modules that mix them (Zhou et al., 2025). x = [mem | a | c3 | c7] along channels:
+  c3 <- conv3x3(c3), c7 <- conv7x7(c7)
+  a  <- linear attention of elu + 1 features with mean normaliser, v = a; or conv11x1(a) + conv1x11(a) f = [a | c3 | c7],  f <- I1(f),  o = I2([mem | f]),  I(y) = fc2(conv3x3(gelu(fc1(bn(y))))) + y
+Convolutions are depthwise.)",
         .inputs = {"x: float[B,N,C]  # channels: memory, attention, 3x3, 7x7",
                    "conv3_weight: float[g,3,3]", "conv3_bias: float[g]",
                    "conv7_weight: float[g,7,7]", "conv7_bias: float[g]",

@@ -1,9 +1,3 @@
-// carve: from the attention maps of a question and of a general instruction on the same image, a
-// contrast map, a mask of the question's regions and the box to crop ("Focusing by Contrastive
-// Attention: Enhancing VLMs' Visual Reasoning", 2025).
-//   map = sum_u w_u sum_l resized (task_ul / (general_ul + lam)), w_u = u + 1, or 1 for step 0
-//   alone mask: pixels at or above a percentile of the map, of which some 4-connected regions are
-//   kept
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -24,6 +18,9 @@ const SchemaText& Schema() {
       .paper = "Focusing by Contrastive Attention: Enhancing VLMs' Visual Reasoning (2025)",
       .summary = "Contrast of two attention maps: the question's map, mask and crop box",
       .core = "none",
+      .definition =
+          R"(From the attention maps of a question and of a general instruction on the same image, a contrast map, a mask of the question's regions and the box to crop ("Focusing by Contrastive Attention: Enhancing VLMs' Visual Reasoning", 2025).
+  map = sum_u w_u sum_l resized (task_ul / (general_ul + lam)), w_u = u + 1, or 1 for step 0 alone mask: pixels at or above a percentile of the map, of which some 4-connected regions are kept)",
       .inputs =
           {"attn_task: float[B,U,L,P]|[B,U,L,H,P] ~probability  # the last position's attention to "
            "the image, of each generated step and layer (and head)",

@@ -1,10 +1,3 @@
-// clear: attention of a diffusion transformer in which a token of the image reads all text, the
-// image within a disc around it and, if asked for, the pooled image (Liu et al., 2024). Text reads
-// everything but the pooled image.
-//   (y,x) reads (y',x') if (y - y')^2 + (x - x')^2 < radius^2
-//   pooled (Y,X) = sum_{a,c<f} spatial_weight[a,c] . (k or v at (Y f + a, X f + c))
-// The image is cut in tiles, each with the rectangle of keys that its discs lie in, so that masks
-// and scores take memory for a tile alone.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -25,6 +18,11 @@ const SchemaText& Schema() {
       .paper = "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up (2024)",
       .summary = "Softmax attention of an image within discs, with text and pooled keys",
       .core = "softmax",
+      .definition =
+          R"(Attention of a diffusion transformer in which a token of the image reads all text, the image within a disc around it and, if asked for, the pooled image (Liu et al., 2024). Text reads everything but the pooled image.
+  (y,x) reads (y',x') if (y - y')^2 + (x - x')^2 < radius^2
+  pooled (Y,X) = sum_{a,c<f} spatial_weight[a,c] . (k or v at (Y f + a, X f + c))
+The image is cut in tiles, each with the rectangle of keys that its discs lie in, so that masks and scores take memory for a tile alone.)",
       .inputs = {"q: float[B,T,H,K]  # text first, then the image row by row", "k: float[B,T,HK,K]",
                  "v: float[B,T,HV,V]",
                  "spatial_weight: float[down_factor,down_factor]? if down_factor > 1  # of pooled "

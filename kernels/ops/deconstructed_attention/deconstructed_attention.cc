@@ -1,11 +1,3 @@
-// deconstructed_attention: variants of attention that each relax one of its principles
-// ("Deconstructing Attention: Investigating Design Principles for Effective Language Modeling",
-// 2025).
-//   standard, static_emb_qk   causal softmax attention
-//   rnd_emb_qk, fixed_seq_qk  the same, q and k those of one sequence at the same positions
-//   approximate               exp replaced by 1 + s + s^2/2: based
-//   non_approximate           e_j = scale silu(q_j)·k_j,  o_i = sum_{j<=i} e^e_j v_j / sum e^e_j
-//   mlp                       y = W_down (silu(W_gate x) * W_up x)
 #include <limits>
 #include <string>
 
@@ -31,6 +23,11 @@ const SchemaText& Schema() {
           "Modeling (2025)",
       .summary = "Attention with one of its design principles relaxed",
       .core = "softmax",
+      .definition =
+          R"(Variants of attention that each relax one of its principles ("Deconstructing Attention: Investigating Design Principles for Effective Language Modeling", 2025).
+  standard, static_emb_qk   causal softmax attention
+  rnd_emb_qk, fixed_seq_qk  the same, q and k those of one sequence at the same positions approximate               exp replaced by 1 + s + s^2/2: based
+  non_approximate           e_j = scale silu(q_j)·k_j,  o_i = sum_{j<=i} e^e_j v_j / sum e^e_j mlp                       y = W_down (silu(W_gate x) * W_up x))",
       .inputs =
           {"v: float[B,T,HV,V] if variant != 'mlp'  # from the hidden state",
            "q: float[B,T,H,K]|[1,Q,H,K] if variant != 'mlp'  # fixed variants: of one sequence, "

@@ -1,10 +1,3 @@
-// diag_attention: attention inside blocks of neighbouring tokens alone (Qin et al., "The Devil in
-// Linear Transformer", 2022).
-//   o_t = norm(sum over the keys j of t's block (up to t, if causal) of w_tj v_j), w softmax(scale
-//   q·k), max(scale q·k, 0) or its square
-// Blocks count from position 0. A sequence that goes on begins inside a block, whose keys are its
-// state: tokens are laid into a frame that starts where that block does, and blocks are then rows
-// of one call.
 #include <string>
 
 #include "kernels/core/part_call.h"
@@ -27,6 +20,10 @@ const SchemaText& Schema() {
       .paper = "The Devil in Linear Transformer (2022)",
       .summary = "Attention inside blocks of neighbouring tokens, softmax or relu",
       .core = "softmax",
+      .definition =
+          R"(Attention inside blocks of neighbouring tokens alone (Qin et al., "The Devil in Linear Transformer", 2022).
+  o_t = norm(sum over the keys j of t's block (up to t, if causal) of w_tj v_j), w softmax(scale q·k), max(scale q·k, 0) or its square
+Blocks count from position 0. A sequence that goes on begins inside a block, whose keys are its state: tokens are laid into a frame that starts where that block does, and blocks are then rows of one call.)",
       .inputs = OutputNormInputs(
           {"q: float[B,T,H,K]", "k: float[B,T,HK,K]", "v: float[B,T,HV,V]",
            "initial_state_k: float32[M,C,HO,K]? if causal  # keys of the open block, then anything",

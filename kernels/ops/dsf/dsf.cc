@@ -1,10 +1,3 @@
-// dsf: the linear time-varying recurrence of which linear attention, selective state spaces and
-// gated RNNs are cases (Sieber et al., 2024). With dt and a: G_t = dt_t a, w_t = dt_t v_t; else G_t
-// = g, w_t = v_t.
-//   S_t[i,j] = exp(G_t[i,j]) S_{t-1}[i,j] + k_t[i] w_t[j]
-//   o_t[j] = scale sum_i q_t[i] S_t[i,j] / eta_t + d[j] v_t[j]
-// A decay that is one row's or one number has operators of its own; one that differs in every entry
-// is a scan, key channel by key channel, so that memory does not grow with K.
 #include "kernels/core/part_call.h"
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
@@ -22,6 +15,11 @@ const SchemaText& Schema() {
           "Recurrent Neural Networks (2024)",
       .summary = "The recurrence that linear attention, state spaces and gated RNNs are cases of",
       .core = "linear_recurrent",
+      .definition =
+          R"(The linear time-varying recurrence of which linear attention, selective state spaces and gated RNNs are cases (Sieber et al., 2024). With dt and a: G_t = dt_t a, w_t = dt_t v_t; else G_t = g, w_t = v_t.
+  S_t[i,j] = exp(G_t[i,j]) S_{t-1}[i,j] + k_t[i] w_t[j]
+  o_t[j] = scale sum_i q_t[i] S_t[i,j] / eta_t + d[j] v_t[j]
+A decay that is one row's or one number has operators of its own; one that differs in every entry is a scan, key channel by key channel, so that memory does not grow with K.)",
       .inputs = {"q: float[B,T,H,K]  # C_t", "k: float[B,T,HK,K]  # B_t",
                  "v: float[B,T,HV,V]  # u_t",
                  "g: float32[B,T,HG]|[B,T,HG,K]|[B,T,HG,K,V]? if !has(dt) && !has(a) ~logdecay  # "

@@ -1,8 +1,3 @@
-// dual_cross_attention: the two cross-attentions of DCAL (Zhu et al., "Dual Cross-Attention
-// Learning for Fine-Grained Visual Categorization and Object Re-Identification", 2022).
-//   glca: the patches that the class token's attention rollout ranks highest query the whole image;
-//         r = row 0 of S_L ... S_1, S_l = (mean over heads of attn_l + E) / 2
-//   pwca: an image attends to itself and a second image under one softmax
 #include <algorithm>
 #include <string>
 
@@ -22,6 +17,11 @@ const SchemaText& Schema() {
           "Re-Identification (2022)",
       .summary = "Attention of the highest-ranked patches (glca), or over two images (pwca)",
       .core = "softmax",
+      .definition =
+          R"(The two cross-attentions of DCAL (Zhu et al., "Dual Cross-Attention Learning for Fine-Grained Visual Categorization and Object Re-Identification", 2022).
+  glca: the patches that the class token's attention rollout ranks highest query the whole image;
+        r = row 0 of S_L ... S_1, S_l = (mean over heads of attn_l + E) / 2
+  pwca: an image attends to itself and a second image under one softmax)",
       .inputs =
           {"q: float[B,T,H,K]", "k: float[B,T,H,K]", "v: float[B,T,H,V]",
            "attn: float[B,L,HA,T,T]|[B,L,T,T] if mode == 'glca' ~probability  # maps of the L "

@@ -1,9 +1,3 @@
-// gated_softmax_attention: softmax attention with a query-dependent gate at one of five places of
-// the layer ("Gated Attention for Large Language Models: Non-linearity, Sparsity, and
-// Attention-Sink-Free", 2025). M(x, z) = x a(z), or x + a(z):
-//   g4: q = M(q, gate), g3: k = M(k, gate), g2: v = M(v, gate), then the rotation of q and k
-//   o = softmax_attention(q, k, v), g1: o = M(o, gate)
-//   y = W_o concat_h(o), g5: y = M(y, gate)
 #include <string>
 #include <vector>
 
@@ -26,6 +20,11 @@ const SchemaText& Schema() {
           "Attention-Sink-Free (2025)",
       .summary = "Softmax attention with a gate on its output, values, keys, queries or projection",
       .core = "softmax_gated",
+      .definition =
+          R"(Softmax attention with a query-dependent gate at one of five places of the layer ("Gated Attention for Large Language Models: Non-linearity, Sparsity, and Attention-Sink-Free", 2025). M(x, z) = x a(z), or x + a(z):
+  g4: q = M(q, gate), g3: k = M(k, gate), g2: v = M(v, gate), then the rotation of q and k
+  o = softmax_attention(q, k, v), g1: o = M(o, gate)
+  y = W_o concat_h(o), g5: y = M(y, gate))",
       .inputs =
           {"q: float[B,T,H,K]", "k: float[B,S,HK,K]", "v: float[B,S,HV,V]",
            "gate: float[B,T,GH,GC]|[B,S,GH,GC]|[B,T,GC]  # before its activation; g1 [B,T,H,V], g2 "

@@ -1,9 +1,3 @@
-// gl_dmnet_channel_fusion: channels of two modalities and of their fusion collect the others,
-// weighted by a signed power of their inner product with the fused channels (2025).
-//   c = [f_rgb; f_depth],  w = FC(max_n c) + FC(mean_n c),  FC(t) = fc2 relu(fc1 t)
-//   h = relu(mix_scale (mix_weight (c w)) + mix_shift),  M(x) = sign(x) |x|^p
-//   C_rgb[n,x] = sum_y M(sum_m f_rgb[m,x] h[m,y]) f_rgb[n,y], C_depth likewise,
-//   C_fused[n,x] = sum_y (both maps)_xy h[n,y], each divided by its norm
 #include "kernels/core/registry.h"
 #include "kernels/cores/layers.h"
 #include "kernels/cores/mean_attention.h"
@@ -20,6 +14,12 @@ const SchemaText& Schema() {
           "Detection (2025)",
       .summary = "Fusion of two modalities over channels, by signed powers without softmax",
       .core = "none",
+      .definition =
+          R"(Channels of two modalities and of their fusion collect the others, weighted by a signed power of their inner product with the fused channels (2025).
+  c = [f_rgb; f_depth],  w = FC(max_n c) + FC(mean_n c),  FC(t) = fc2 relu(fc1 t)
+  h = relu(mix_scale (mix_weight (c w)) + mix_shift),  M(x) = sign(x) |x|^p
+  C_rgb[n,x] = sum_y M(sum_m f_rgb[m,x] h[m,y]) f_rgb[n,y], C_depth likewise,
+  C_fused[n,x] = sum_y (both maps)_xy h[n,y], each divided by its norm)",
       .inputs =
           FusionInputs({"f_rgb: float[B,N,C]", "f_depth: float[B,N,C]", "fc1_weight: float[R,2*C]",
                         "fc1_bias: float[R]?  # 0 when absent", "fc2_weight: float[2*C,R]",

@@ -1,9 +1,3 @@
-// gl_dmnet_position_fusion: positions of two modalities and of their fusion collect the others,
-// weighted by a signed power of their likeness to the fused feature (2025). M(x) = sign(x) |x|^p:
-//   A = f_rgb + f_depth,  W = act(sp_scale conv7x7([max A; mean A]) + sp_shift)
-//   s = relu(mix_scale (mix_weight (A W + A)) + mix_shift)
-//   P_rgb_j = sum_i M(s_i.f_rgb_j) f_rgb_i, P_depth likewise,
-//   P_fused_j = sum_i (M(s_i.f_rgb_j) + M(s_i.f_depth_j)) s_i, each divided by its norm
 #include <algorithm>
 
 #include "kernels/core/part_call.h"
@@ -24,6 +18,12 @@ const SchemaText& Schema() {
           "Detection (2025)",
       .summary = "Fusion of two modalities over positions, by signed powers without softmax",
       .core = "none",
+      .definition =
+          R"(Positions of two modalities and of their fusion collect the others, weighted by a signed power of their likeness to the fused feature (2025). M(x) = sign(x) |x|^p:
+  A = f_rgb + f_depth,  W = act(sp_scale conv7x7([max A; mean A]) + sp_shift)
+  s = relu(mix_scale (mix_weight (A W + A)) + mix_shift)
+  P_rgb_j = sum_i M(s_i.f_rgb_j) f_rgb_i, P_depth likewise,
+  P_fused_j = sum_i (M(s_i.f_rgb_j) + M(s_i.f_depth_j)) s_i, each divided by its norm)",
       .inputs =
           FusionInputs({"f_rgb: float[B,N,C]", "f_depth: float[B,N,C]",
                         "sp_weight: float[2,7,7]  # kernel over the maps of maxima and of means",

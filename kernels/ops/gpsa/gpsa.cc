@@ -1,8 +1,3 @@
-// gpsa: softmax attention mixed, by a gate for each head, with a softmax over offsets in the image
-// that starts out as a convolution (d'Ascoli et al., "ConViT", 2021):
-//   C_ij = softmax_j(scale q_i.k_j),  P_ij = softmax_j(w0 dx + w1 dy + w2 (dx^2 + dy^2) + bias)
-//   A = (1 - sigmoid(gating)) C + sigmoid(gating) P,  o = A v
-// P is the product of a softmax along the row and one along the column, since its scores are sums.
 #include <cmath>
 #include <vector>
 
@@ -22,6 +17,11 @@ const SchemaText& Schema() {
           "(2021)",
       .summary = "Softmax attention mixed by head with attention to offsets in the image",
       .core = "softmax",
+      .definition =
+          R"(Softmax attention mixed, by a gate for each head, with a softmax over offsets in the image that starts out as a convolution (d'Ascoli et al., "ConViT", 2021):
+  C_ij = softmax_j(scale q_i.k_j),  P_ij = softmax_j(w0 dx + w1 dy + w2 (dx^2 + dy^2) + bias)
+  A = (1 - sigmoid(gating)) C + sigmoid(gating) P,  o = A v
+P is the product of a softmax along the row and one along the column, since its scores are sums.)",
       .inputs = {"q: float[B,T,H,K]", "k: float[B,T,H,K]", "v: float[B,T,H,V]",
                  "pos_weight: float[H,3]? ~small  # of dx, dy, dx^2 + dy^2; when absent those of a "
                  "convolution's taps",

@@ -1,6 +1,3 @@
-// hedgehog: normalised linear attention whose feature map, one linear layer per head between two
-// exponentials, imitates softmax ("The Hedgehog & the Porcupine", 2024).
-//   o_t = phi(q_t)^T sum phi(k_s) v_s^T / (phi(q_t)·sum phi(k_s) + eps)
 #include "kernels/core/part_call.h"
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
@@ -17,6 +14,9 @@ const SchemaText& Schema() {
           "The Hedgehog & the Porcupine: Expressive Linear Attentions with Softmax Mimicry (2024)",
       .summary = "Normalised linear attention with a trained map that imitates softmax",
       .core = "linear_recurrent",
+      .definition =
+          R"(Normalised linear attention whose feature map, one linear layer per head between two exponentials, imitates softmax ("The Hedgehog & the Porcupine", 2024).
+  o_t = phi(q_t)^T sum phi(k_s) v_s^T / (phi(q_t)·sum phi(k_s) + eps))",
       .inputs = {"q: float[B,T,H,K]", "k: float[B,S,HK,K]", "v: float[B,S,HV,V]",
                  "w_q: float[H,K,F] ~small  # a map for each query head",
                  "w_k: float[H,K,F]? ~small  # that of the keys; w_q when absent",

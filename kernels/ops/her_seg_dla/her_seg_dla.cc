@@ -1,8 +1,3 @@
-// her_seg_dla: linear attention between two gates, a bottleneck that forms the values and one of
-// the output (2025). phi = elu + 1, R the rotary positions of a token's row and column:
-//   v = expand silu(squeeze x + squeeze_bias) + expand_bias
-//   o_i = (1/T) sum_j (R_i phi(q_i).R_j phi(k_j)) v_j / ((1/T) sum_j phi(q_i).phi(k_j) + eps),
-//   then + lepe(v)_i, then * silu(gate_i)
 #include <string>
 
 #include "kernels/core/registry.h"
@@ -22,6 +17,11 @@ const SchemaText& Schema() {
           "(2025)",
       .summary = "Linear attention for images between a bottleneck gate and an output gate",
       .core = "linear_global",
+      .definition =
+          R"(Linear attention between two gates, a bottleneck that forms the values and one of the output (2025). phi = elu + 1, R the rotary positions of a token's row and column:
+  v = expand silu(squeeze x + squeeze_bias) + expand_bias
+  o_i = (1/T) sum_j (R_i phi(q_i).R_j phi(k_j)) v_j / ((1/T) sum_j phi(q_i).phi(k_j) + eps),
+  then + lepe(v)_i, then * silu(gate_i))",
       .inputs = {"q: float[B,T,H,K]  # before the feature map",
                  "k: float[B,T,H,K]  # before the feature map",
                  "x: float[B,T,C]?  # from which the values are formed, in the place of v",

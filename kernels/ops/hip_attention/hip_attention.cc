@@ -1,8 +1,3 @@
-// hip_attention: causal attention to sinks, a window, and the keys that a binary tree search finds
-// for each block of queries ("A Training-Free Sub-quadratic Cost Transformer Model Serving
-// Framework with Hierarchically Pruned Attention", 2025). M nodes (ranges of key blocks) are halved
-// until each is one block; of the 2M halves those M stay whose representative block has the largest
-// q.k, over sampled queries and keys. Then block-sparse attention.
 #include <algorithm>
 #include <limits>
 #include <string>
@@ -25,6 +20,8 @@ const SchemaText& Schema() {
           "Hierarchically Pruned Attention (2025)",
       .summary = "Causal attention to sinks, a window, and keys that a tree search finds",
       .core = "block_sparse",
+      .definition =
+          R"(Causal attention to sinks, a window, and the keys that a binary tree search finds for each block of queries ("A Training-Free Sub-quadratic Cost Transformer Model Serving Framework with Hierarchically Pruned Attention", 2025). M nodes (ranges of key blocks) are halved until each is one block; of the 2M halves those M stay whose representative block has the largest q.k, over sampled queries and keys. Then block-sparse attention.)",
       .inputs = {"q: float[B,T,H,K]", "k: float[B,S,HK,K]", "v: float[B,S,HV,V]",
                  "cu_seqlens: int32[M+1]?  # packed sequences, B = 1"},
       .attributes =

@@ -1,8 +1,3 @@
-// infinite_vl: the two token mixers of a constant-memory decoder, projections included
-// ("InfiniteVL: Synergizing Linear and Sparse Attention for Highly-Efficient, Unlimited-Input
-// Vision-Language Models", 2025).
-//   gdn: q, k, v = silu(conv(W x)); S by gated_delta_rule; y = W_o (rms(o) o_norm silu(w_g x))
-//   swa: y = W_o softmax_attention(rot(q), rot(k), v; causal, in a window), q, k, v = W x + b
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -26,6 +21,10 @@ const SchemaText& Schema() {
           "Unlimited-Input Vision-Language Models (2025)",
       .summary = "A mixer layer with its projections: gated delta rule, or softmax in a window",
       .core = "delta",
+      .definition =
+          R"(The two token mixers of a constant-memory decoder, projections included ("InfiniteVL: Synergizing Linear and Sparse Attention for Highly-Efficient, Unlimited-Input Vision-Language Models", 2025).
+  gdn: q, k, v = silu(conv(W x)); S by gated_delta_rule; y = W_o (rms(o) o_norm silu(w_g x))
+  swa: y = W_o softmax_attention(rot(q), rot(k), v; causal, in a window), q, k, v = W x + b)",
       .inputs = {"x: float[B,T,D]",
                  "w_q: float[Q,D] ~small  # num_heads K rows",
                  "w_k: float[E,D] ~small  # as many; swa: num_kv_heads K",

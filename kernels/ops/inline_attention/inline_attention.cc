@@ -1,9 +1,3 @@
-// inline_attention: linear attention normalised by subtraction, so that different queries have
-// different weights, with a 3x3 convolution predicted from the sample (Han et al., 2024):
-//   a_ij = (scale/S) phi(q_i).phi(k_j),  w_ij = a_ij - mean_m a_im + 1/S,  o_i = sum_j w_ij v_j
-// Keys and values are centred first: a_ij - mean_m a_im = (scale/S) phi(q_i).(phi(k_j) - mean
-// phi(k)), which sums to zero over j, so that
-//   o_i = (scale/S) sum_j phi(q_i).(phi(k_j) - mean phi(k)) (v_j - mean v) + mean v
 #include <string>
 
 #include "kernels/core/registry.h"
@@ -20,6 +14,10 @@ const SchemaText& Schema() {
       .paper = "Bridging the Divide: Reconsidering Softmax and Linear Attention (2024)",
       .summary = "Injective linear attention with a local residual predicted from the sample",
       .core = "linear_global",
+      .definition =
+          R"(Linear attention normalised by subtraction, so that different queries have different weights, with a 3x3 convolution predicted from the sample (Han et al., 2024):
+  a_ij = (scale/S) phi(q_i).phi(k_j),  w_ij = a_ij - mean_m a_im + 1/S,  o_i = sum_j w_ij v_j Keys and values are centred first: a_ij - mean_m a_im = (scale/S) phi(q_i).(phi(k_j) - mean phi(k)), which sums to zero over j, so that
+  o_i = (scale/S) sum_j phi(q_i).(phi(k_j) - mean phi(k)) (v_j - mean v) + mean v)",
       .inputs = {"q: float[B,T,H,K]  # before the feature map",
                  "k: float[B,S,H,K]  # before the feature map", "v: float[B,S,H,V]",
                  "local_weight: float[B,H,V,3,3]?  # the residual's kernels",

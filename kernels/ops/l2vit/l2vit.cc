@@ -1,8 +1,3 @@
-// l2vit: the three mixers of a vision transformer with linear attention (Zheng, 2025).
-//   global  o_i = temperature_h sum_j (relu(q_i).relu(k_j)) v_j / max(sum_j relu(q_i).relu(k_j),
-//           denom_min)
-//   local   o = conv2(batch_norm(gelu(conv1(x)))), both depthwise
-//   window  softmax attention in windows, which padding fills where the image ends
 #include <cmath>
 #include <string>
 
@@ -23,6 +18,12 @@ const SchemaText& Schema() {
       .paper = "The Linear Attention Resurrection in Vision Transformer (2025)",
       .summary = "ReLU linear attention with a floored sum, its local module, window attention",
       .core = "linear_global",
+      .definition =
+          R"(The three mixers of a vision transformer with linear attention (Zheng, 2025).
+  global  o_i = temperature_h sum_j (relu(q_i).relu(k_j)) v_j / max(sum_j relu(q_i).relu(k_j),
+          denom_min)
+  local   o = conv2(batch_norm(gelu(conv1(x)))), both depthwise
+  window  softmax attention in windows, which padding fills where the image ends)",
       .inputs = {"q: float[B,T,H,K] if mode != 'local'", "k: float[B,S,H,K] if mode != 'local'",
                  "v: float[B,S,H,V] if mode != 'local'",
                  "temperature: float[H]? if mode == 'global'  # 1/sqrt(K) when absent",

@@ -1,10 +1,3 @@
-// lasp2: one long sequence split over workers, as if each ran its part ("LASP-2: Rethinking
-// Sequence Parallelism for Linear Attention and Its Hybrid", 2025). Worker p owns L_p tokens; lam =
-// e^g.
-//   memory_p = sum_{s of p} lam^(last - s) phi(k_s) v_s^T
-//   prefix_{p+1} = lam^L_p prefix_p + memory_p (causal), or sum_j memory_j
-// and each output is that of its worker's tokens from its prefix. Normalisers are one more value
-// column, of ones. kind softmax gathers keys and values instead.
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -28,6 +21,11 @@ const SchemaText& Schema() {
       .paper = "LASP-2: Rethinking Sequence Parallelism for Linear Attention and Its Hybrid (2025)",
       .summary = "One sequence split over workers, with what each of them would send",
       .core = "linear_recurrent",
+      .definition =
+          R"(One long sequence split over workers, as if each ran its part ("LASP-2: Rethinking Sequence Parallelism for Linear Attention and Its Hybrid", 2025). Worker p owns L_p tokens; lam = e^g.
+  memory_p = sum_{s of p} lam^(last - s) phi(k_s) v_s^T
+  prefix_{p+1} = lam^L_p prefix_p + memory_p (causal), or sum_j memory_j
+and each output is that of its worker's tokens from its prefix. Normalisers are one more value column, of ones. kind softmax gathers keys and values instead.)",
       .inputs = {"q: float[B,T,H,K]", "k: float[B,T,HK,K]", "v: float[B,T,HV,V]",
                  "g: float32[HO]? if kind == 'linear' && causal ~slopes  # constant log decay of a "
                  "head",

@@ -1,9 +1,3 @@
-// lawcat: a short causal convolution of queries and keys, then normalised linear attention of
-// hedgehog's features with a gate per key channel ("LAWCAT: Efficient Distillation from Quadratic
-// to Linear Attention with Convolution across Tokens for Long Context Modeling", 2025).
-//   q~ = conv(q), k~ = conv(k), g = ln sigmoid(gate) / gate_normalizer
-//   S_t = diag(e^g_t) S_{t-1} + phi(k~_t) v_t^T, z likewise;  o = scale phi(q~)^T S / (scale
-//   phi(q~)·z + eps)
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -27,6 +21,10 @@ const SchemaText& Schema() {
           "across Tokens for Long Context Modeling (2025)",
       .summary = "Convolved queries and keys, trained features, gated normalised recurrence",
       .core = "linear_recurrent",
+      .definition =
+          R"(A short causal convolution of queries and keys, then normalised linear attention of hedgehog's features with a gate per key channel ("LAWCAT: Efficient Distillation from Quadratic to Linear Attention with Convolution across Tokens for Long Context Modeling", 2025).
+  q~ = conv(q), k~ = conv(k), g = ln sigmoid(gate) / gate_normalizer
+  S_t = diag(e^g_t) S_{t-1} + phi(k~_t) v_t^T, z likewise;  o = scale phi(q~)^T S / (scale phi(q~)·z + eps))",
       .inputs = {"q: float[B,T,H,K]  # not rotated", "k: float[B,T,HK,K]", "v: float[B,T,HV,V]",
                  "gate: float32[B,T,HG,G]  # logits of the decay, per feature or per head",
                  "conv_q: float[H,K,C]  # tap C-1 meets the current token",

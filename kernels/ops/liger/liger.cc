@@ -1,8 +1,3 @@
-// liger: a gated linear recurrence whose gate is the key itself, averaged with softmax attention in
-// a window ("Liger: Linearizing Large Language Models to Gated Recurrent Structures", 2025).
-//   gla:    q' = softmax(q), k' = softmax(k), g = ln sigmoid(k) / gate_normalizer
-//   hgrn2:  q' = softmax(q), k' = 1 - sigmoid(k), g = ln sigmoid(k)
-//   o_t = window_weight win_t + linear_weight S_t^T q'_t,  S_t = diag(e^g_t) S_{t-1} + k'_t v_t^T
 #include "kernels/core/part_call.h"
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
@@ -20,6 +15,11 @@ const SchemaText& Schema() {
       .paper = "Liger: Linearizing Large Language Models to Gated Recurrent Structures (2025)",
       .summary = "A linear recurrence gated by the key, averaged with softmax in a window",
       .core = "linear_recurrent",
+      .definition =
+          R"(A gated linear recurrence whose gate is the key itself, averaged with softmax attention in a window ("Liger: Linearizing Large Language Models to Gated Recurrent Structures", 2025).
+  gla:    q' = softmax(q), k' = softmax(k), g = ln sigmoid(k) / gate_normalizer
+  hgrn2:  q' = softmax(q), k' = 1 - sigmoid(k), g = ln sigmoid(k)
+  o_t = window_weight win_t + linear_weight S_t^T q'_t,  S_t = diag(e^g_t) S_{t-1} + k'_t v_t^T)",
       .inputs = WindowInputs({"q: float[B,T,H,K]  # not rotated", "k: float[B,T,HK,K]",
                               "v: float[B,T,HV,V]",
                               "initial_state: float32[M,H,K,V]? ~small  # zeros when absent",

@@ -1,9 +1,3 @@
-// lightnet: each key channel keeps the softmax-weighted running mean of the values (Qin et al.,
-// "You Only Scan Once", 2024).
-//   causal: z_t = ln(e^z_{t-1} + e^k_t), a_t = e^(z_{t-1} - z_t), p_t = e^(k_t - z_t)
-//           S_t = diag(a_t) S_{t-1} + p_t v_t^T,  o_t = scale S_t^T silu(q_t)
-//   full:   p = softmax of k over all tokens,  o_t = scale (sum_s p_s v_s^T)^T silu(q_t)
-// With lrpe, p and silu(q) are encoded by position before the products.
 #include <limits>
 #include <string>
 
@@ -27,6 +21,12 @@ const SchemaText& Schema() {
           "You Only Scan Once: Efficient Multi-dimension Sequential Modeling with LightNet (2024)",
       .summary = "Each key channel keeps the softmax-weighted running mean of the values",
       .core = "linear_recurrent",
+      .definition =
+          R"(Each key channel keeps the softmax-weighted running mean of the values (Qin et al., "You Only Scan Once", 2024).
+  causal: z_t = ln(e^z_{t-1} + e^k_t), a_t = e^(z_{t-1} - z_t), p_t = e^(k_t - z_t)
+          S_t = diag(a_t) S_{t-1} + p_t v_t^T,  o_t = scale S_t^T silu(q_t)
+  full:   p = softmax of k over all tokens,  o_t = scale (sum_s p_s v_s^T)^T silu(q_t)
+With lrpe, p and silu(q) are encoded by position before the products.)",
       .inputs = {"q: float[B,T,H,K]  # before silu", "k: float[B,T,H,K]  # logits",
                  "v: float[B,T,H,V]",
                  "theta: float32[HT,E]? if lrpe != 'none'  # angles per position, of each head or "

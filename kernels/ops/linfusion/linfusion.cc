@@ -1,7 +1,3 @@
-// linfusion: normalised linear attention in the place of a diffusion model's self-attention, with a
-// nonlinear branch before the projections of queries and keys (Liu et al., 2024). phi = elu + 1:
-//   o_i = (1/T) sum_j (phi(q_i).phi(k_j)) v_j / ((1/T) sum_j phi(q_i).phi(k_j) + eps)
-//   q = to_q u,  u = x + W2 LeakyReLU(LayerNorm(W1 x + b1)) + b2, k likewise, v = to_v x
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +15,9 @@ const SchemaText& Schema() {
       .paper = "LinFusion: 1 GPU, 1 Minute, 16K Image (2024)",
       .summary = "Linear attention with mean normalisation for diffusion models, or its module",
       .core = "linear_global",
+      .definition =
+          R"(Normalised linear attention in the place of a diffusion model's self-attention, with a nonlinear branch before the projections of queries and keys (Liu et al., 2024). phi = elu + 1: o_i = (1/T) sum_j (phi(q_i).phi(k_j)) v_j / ((1/T) sum_j phi(q_i).phi(k_j) + eps)
+  q = to_q u,  u = x + W2 LeakyReLU(LayerNorm(W1 x + b1)) + b2, k likewise, v = to_v x)",
       .inputs = {"x: float[B,T,C]?  # the module's input, in the place of q, k and v",
                  "q: float[B,T,HQ,K] if !has(x)  # before the feature map",
                  "k: float[B,T,HQ,K] if !has(x)  # before the feature map",

@@ -1,9 +1,3 @@
-// lizard: normalised linear attention with a scalar gate and the map of hedgehog, plus softmax in a
-// window whose sinks take mass alone ("Lizard: An Efficient Linearization Framework for Large
-// Language Models", 2025).
-//   S_t = sigmoid(gate_t) S_{t-1} + phi(k_t) v_t^T, z likewise;  Y_gate = phi(q)^T S / (phi(q)·z +
-//   eps)
-//   Y_anchor = sum_window e^s v / (mu + sum_window e^s);  o = Y_gate + alpha Y_anchor
 #include "kernels/core/part_call.h"
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
@@ -22,6 +16,10 @@ const SchemaText& Schema() {
       .paper = "Lizard: An Efficient Linearization Framework for Large Language Models (2025)",
       .summary = "Gated linear attention of trained features, plus softmax in a window with sinks",
       .core = "linear_recurrent",
+      .definition =
+          R"(Normalised linear attention with a scalar gate and the map of hedgehog, plus softmax in a window whose sinks take mass alone ("Lizard: An Efficient Linearization Framework for Large Language Models", 2025).
+  S_t = sigmoid(gate_t) S_{t-1} + phi(k_t) v_t^T, z likewise;  Y_gate = phi(q)^T S / (phi(q)·z + eps)
+  Y_anchor = sum_window e^s v / (mu + sum_window e^s);  o = Y_gate + alpha Y_anchor)",
       .inputs = WindowInputs(
           {"q: float[B,T,H,K]", "k: float[B,T,HK,K]", "v: float[B,T,HV,V]",
            "gate: float32[B,T,HG]  # logit of what a step keeps, one per token or per head",

@@ -1,10 +1,3 @@
-// lolcats: softmax over the last tokens and linear attention of hedgehog's features over all before
-// them, in one normaliser ("LoLCATs: On Low-Rank Linearizing of Large Language Models", 2024).
-//   a_j = gamma exp(scale q·k_j - c) for j near, c their maximum;  w_j = lambda phi(q)·phi(k_j) for
-//   j far o = (sum a_j v_j + sum w_j v_j) / (sum a_j + sum w_j)
-// A token enters the far state when it leaves the ring, W or (terraced) 2W tokens later: the linear
-// part is a recurrence over keys that come late. Where terraces make more tokens far than have left
-// the ring, those are weighed pair by pair within their blocks.
 #include <algorithm>
 #include <limits>
 #include <string>
@@ -31,6 +24,10 @@ const SchemaText& Schema() {
       .paper = "LoLCATs: On Low-Rank Linearizing of Large Language Models (2024)",
       .summary = "Softmax over the last tokens, trained linear attention before, one normaliser",
       .core = "softmax",
+      .definition =
+          R"(Softmax over the last tokens and linear attention of hedgehog's features over all before them, in one normaliser ("LoLCATs: On Low-Rank Linearizing of Large Language Models", 2024).
+  a_j = gamma exp(scale q·k_j - c) for j near, c their maximum;  w_j = lambda phi(q)·phi(k_j) for j far o = (sum a_j v_j + sum w_j v_j) / (sum a_j + sum w_j)
+A token enters the far state when it leaves the ring, W or (terraced) 2W tokens later: the linear part is a recurrence over keys that come late. Where terraces make more tokens far than have left the ring, those are weighed pair by pair within their blocks.)",
       .inputs = RingInputs(
           {"q: float[B,T,H,K]  # rotated", "k: float[B,T,HK,K]  # rotated", "v: float[B,T,HV,V]",
            "w_q: float[H,K,F] ~small  # a map for each query head",

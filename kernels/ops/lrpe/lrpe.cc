@@ -1,5 +1,3 @@
-// lrpe: linearised relative positions of queries or keys (Qin et al., 2023; see cores/lrpe.h).
-//   angle[t,h,i] = (pos + t) theta[h,i];  y = [x cos, x sin], or x with its halves turned
 #include "kernels/cores/lrpe.h"
 
 #include <algorithm>
@@ -18,6 +16,8 @@ const SchemaText& Schema() {
       .paper = "Linearized Relative Positional Encoding (2023)",
       .summary = "Relative positions for linear attention: a unitary transform by position",
       .core = "none",
+      .definition =
+          R"(Linearised relative positions of queries or keys (Qin et al., 2023; see cores/lrpe.h). angle[t,h,i] = (pos + t) theta[h,i];  y = [x cos, x sin], or x with its halves turned)",
       .inputs = {"x: float[B,T,H,K]  # queries or keys, after the feature map",
                  "theta: float32[HT,E]?  # angles per position, of each head or of all; in a "
                  "sequence those that are missing are 0",

@@ -1,8 +1,3 @@
-// mala: linear attention whose distribution sharpens as the query grows (Fan et al., "Rectifying
-// Magnitude Neglect in Linear Attention", 2025). phi = elu + 1, R the rotary positions:
-//   z_i = (scale/S) sum_j phi(q_i).phi(k_j),  a_ij = (scale/S) (R_i phi(q_i)).(R_j phi(k_j))
-//   o_i = (1 + 1/(z_i + eps)) sum_j a_ij v_j - z_i (1/S) sum_j v_j,  then + lepe(v)_i, then *
-//   gate_i
 #include "kernels/core/registry.h"
 #include "kernels/cores/feature_maps.h"
 #include "kernels/cores/mean_attention.h"
@@ -17,6 +12,10 @@ const SchemaText& Schema() {
       .summary =
           "Linear attention for images that keeps softmax's reaction to the query's magnitude",
       .core = "linear_global",
+      .definition =
+          R"(Linear attention whose distribution sharpens as the query grows (Fan et al., "Rectifying Magnitude Neglect in Linear Attention", 2025). phi = elu + 1, R the rotary positions:
+  z_i = (scale/S) sum_j phi(q_i).phi(k_j),  a_ij = (scale/S) (R_i phi(q_i)).(R_j phi(k_j))
+  o_i = (1 + 1/(z_i + eps)) sum_j a_ij v_j - z_i (1/S) sum_j v_j,  then + lepe(v)_i, then * gate_i)",
       .inputs = AxialInputs({"q: float[B,T,H,K]", "k: float[B,S,H,K]", "v: float[B,S,H,V]",
                              "gate: float[B,T,H,V]?  # multiplied in last, as it is"}),
       .attributes = AxialAttributes({"scale: float = 1/sqrt(K)  # multiplies phi(q).phi(k)",

@@ -1,6 +1,3 @@
-// masked_attention: exact softmax attention under a mask that is given by a rule, by row ranges of
-// each key, or by rectangles ("Long-Context Attention Benchmark", 2025). The patterns are written
-// out in Allowed below; query i stands at position i + S - T, and d(x) is the document of token x.
 #include <algorithm>
 #include <array>
 #include <string>
@@ -32,6 +29,8 @@ const SchemaText& Schema() {
           "Parallelism (2025)",
       .summary = "Softmax attention under a mask given by a rule, by columns or by rectangles",
       .core = "softmax",
+      .definition =
+          R"(Exact softmax attention under a mask that is given by a rule, by row ranges of each key, or by rectangles ("Long-Context Attention Benchmark", 2025). The patterns are written out in Allowed below; query i stands at position i + S - T, and d(x) is the document of token x.)",
       .inputs =
           {"q: float[B,T,H,K]", "k: float[B,S,HK,K]", "v: float[B,S,HV,V]",
            absl::StrCat(

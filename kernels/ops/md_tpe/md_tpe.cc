@@ -1,7 +1,3 @@
-// md_tpe: positions of a grid of tokens by a decayed sum along each axis (Qin et al., "You Only
-// Scan Once", 2024).
-//   acc_t = sigmoid(log_decay) acc_{t-1} + x_t,  z_t = scale (q·k) acc_t,  y = sum over axes of
-//   w_o norm(z)
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
 #include "kernels/cores/grid.h"
@@ -18,6 +14,10 @@ const SchemaText& Schema() {
           "You Only Scan Once: Efficient Multi-dimension Sequential Modeling with LightNet (2024)",
       .summary = "Positions of a grid of tokens by a learned decayed sum along each axis",
       .core = "scan",
+      .definition =
+          R"(Positions of a grid of tokens by a decayed sum along each axis (Qin et al., "You Only Scan Once", 2024).
+  acc_t = sigmoid(log_decay) acc_{t-1} + x_t,  z_t = scale (q·k) acc_t,  y = sum over axes of
+  w_o norm(z))",
       .inputs = {"x: float[B,N,D]  # tokens row-major over the axes",
                  "q: float32[A,D]  # A axes: depth, height, width, as far as they are given",
                  "k: float32[A,D]", "log_decay: float32[A,H]  # the decay is sigmoid(log_decay)",

@@ -1,8 +1,3 @@
-// merge_attention: softmax attentions of the same queries over disjoint sets of keys, joined into
-// the attention over all of them by their log-sums (Dao et al., "FlashAttention", 2022; "Ring
-// Attention", 2023).
-//   m = max_p lse_p,  w_p = exp(lse_p - m),  o = sum_p w_p o_p / sum_p w_p,  lse = m + ln sum_p w_p
-// over the parts that have keys (lse_p > -inf).
 #include <limits>
 
 #include "kernels/core/registry.h"
@@ -19,6 +14,9 @@ const SchemaText& Schema() {
       .paper = "Ring Attention with Blockwise Transformers for Near-Infinite Context (2023)",
       .summary = "Joins softmax attentions over disjoint keys into the attention over all of them",
       .core = "none",
+      .definition =
+          R"(Softmax attentions of the same queries over disjoint sets of keys, joined into the attention over all of them by their log-sums (Dao et al., "FlashAttention", 2022; "Ring Attention", 2023).
+  m = max_p lse_p,  w_p = exp(lse_p - m),  o = sum_p w_p o_p / sum_p w_p,  lse = m + ln sum_p w_p over the parts that have keys (lse_p > -inf).)",
       .inputs = {"o_parts: float[P,B,T,H,V]  # the parts' outputs",
                  "lse_parts: float32[P,B,T,H]  # ln of a part's sum of exponentials; -inf: the "
                  "part had no key for this row"},

@@ -1,8 +1,3 @@
-// nalaformer: linear attention whose query features are a power of the query's direction that grows
-// with its norm, split by sign (2025). u = q/|q|, p_i = power_scale (power_shift + tanh |q_i|):
-//   phi(q) = [max(u,0)^p; max(-u,0)^p],  phi(k) = [max(k,0)^key_power; max(-k,0)^key_power]
-//   o_i = (1/S) sum_j (R_i phi(q_i).R_j phi(k_j)) v_j / ((1/S) sum_j phi(q_i).phi(k_j) + eps),
-//   then + lepe(v)_i, then the layer norm over all channels, then * silu(gate_i)
 #include "kernels/core/registry.h"
 #include "kernels/cores/layers.h"
 #include "kernels/cores/mean_attention.h"
@@ -16,6 +11,10 @@ const SchemaText& Schema() {
       .paper = "NaLaFormer: Norm-Aware Linear Attention for Transformer Models (2025)",
       .summary = "Linear attention for images that sharpens with the query's norm, signs apart",
       .core = "linear_global",
+      .definition =
+          R"(Linear attention whose query features are a power of the query's direction that grows with its norm, split by sign (2025). u = q/|q|, p_i = power_scale (power_shift + tanh |q_i|): phi(q) = [max(u,0)^p; max(-u,0)^p],  phi(k) = [max(k,0)^key_power; max(-k,0)^key_power]
+  o_i = (1/S) sum_j (R_i phi(q_i).R_j phi(k_j)) v_j / ((1/S) sum_j phi(q_i).phi(k_j) + eps),
+  then + lepe(v)_i, then the layer norm over all channels, then * silu(gate_i))",
       .inputs = AxialInputs({"q: float[B,T,H,K]", "k: float[B,S,H,K]", "v: float[B,S,H,V]",
                              "norm_weight: float[H*V]?  # layer norm over all channels",
                              "norm_bias: float[H*V]?  # with norm_weight",

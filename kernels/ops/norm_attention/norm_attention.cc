@@ -1,6 +1,3 @@
-// norm_attention: linear attention whose output is normalised in the place of being divided (Qin et
-// al., 2022).
-//   y_t = scale (sum_s phi(k_s) v_s^T)^T phi(q_t),  o_t = norm(y_t) u_t
 #include "kernels/core/part_call.h"
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
@@ -16,6 +13,9 @@ const SchemaText& Schema() {
       .paper = "The Devil in Linear Transformer (2022)",
       .summary = "Linear attention with a norm of its output in the place of a denominator",
       .core = "linear_recurrent",
+      .definition =
+          R"(Linear attention whose output is normalised in the place of being divided (Qin et al., 2022).
+  y_t = scale (sum_s phi(k_s) v_s^T)^T phi(q_t),  o_t = norm(y_t) u_t)",
       .inputs = OutputNormInputs(
           {"q: float[B,T,H,K]", "k: float[B,S,HK,K]", "v: float[B,S,HV,V]",
            "u: float[B,T,HO,V]?  # multiplies the normalised output",

@@ -1,9 +1,3 @@
-// power_attention: causal attention to near blocks, sink blocks, and blocks at distances 1, 2, 4,
-// 8,
-// ..., so that d layers reach 2^d tokens back ("PowerAttention: Exponentially Scaling of Receptive
-// Fields for Effective Sparse Attention", 2025). With p(i) = i + S - T, u = p(i) // block_size,
-// w = j // block_size and d = u - w:
-//   allowed(i,j) = j <= p(i) and (d < window_blocks or d & (d-1) = 0 or w < sink_blocks)
 #include <algorithm>
 #include <numeric>
 
@@ -23,6 +17,11 @@ const SchemaText& Schema() {
           "Attention (2025)",
       .summary = "Causal attention to near blocks, sinks, and blocks at distances 1, 2, 4, 8, ...",
       .core = "block_sparse",
+      .definition =
+          R"(Causal attention to near blocks, sink blocks, and blocks at distances 1, 2, 4, 8,
+..., so that d layers reach 2^d tokens back ("PowerAttention: Exponentially Scaling of Receptive Fields for Effective Sparse Attention", 2025). With p(i) = i + S - T, u = p(i) // block_size,
+w = j // block_size and d = u - w:
+  allowed(i,j) = j <= p(i) and (d < window_blocks or d & (d-1) = 0 or w < sink_blocks))",
       .inputs = {"q: float[B,T,H,K]", "k: float[B,S,HK,K]", "v: float[B,S,HV,V]",
                  "cu_seqlens: int32[M+1]?  # packed sequences, B = 1"},
       .attributes = {"block_size: int = 256 >= 1  # tokens of a block, by position",

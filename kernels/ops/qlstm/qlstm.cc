@@ -1,7 +1,3 @@
-// qlstm: an LSTM whose gates see the input alone, so that it runs as a scan (Sieber et al., 2024).
-//   h_t = a_t h_{t-1} + w_t act(x_t),  o_t = gelu(gate_t) sigmoid(o_t) outact(h_t)
-//   a = sigmoid(-f)^max(alpha,0) = exp(-max(alpha,0) softplus(f)), or sigmoid(f);  w = sigmoid(i),
-//   or 1 - a
 #include "kernels/core/registry.h"
 #include "kernels/cores/scan_state.h"
 #include "kernels/primitives/composer.h"
@@ -17,6 +13,9 @@ const SchemaText& Schema() {
           "Recurrent Neural Networks (2024)",
       .summary = "Quasi-LSTM: a recurrence per channel whose gates see the input alone",
       .core = "scan",
+      .definition =
+          R"(An LSTM whose gates see the input alone, so that it runs as a scan (Sieber et al., 2024). h_t = a_t h_{t-1} + w_t act(x_t),  o_t = gelu(gate_t) sigmoid(o_t) outact(h_t)
+  a = sigmoid(-f)^max(alpha,0) = exp(-max(alpha,0) softplus(f)), or sigmoid(f);  w = sigmoid(i), or 1 - a)",
       .inputs = {"x: float[B,T,D]  # candidate", "f: float[B,T,D]  # forget logit",
                  "i: float[B,T,D] if !tied  # input logit",
                  "o: float[B,T,D]?  # output logit; no output gate when absent",

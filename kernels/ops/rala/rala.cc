@@ -1,8 +1,3 @@
-// rala: linear attention whose keys are weighted by a softmax over them of one pooled query, and
-// whose output is multiplied by a gate (Fan et al., 2024). phi = elu + 1, R the rotary positions:
-//   alpha = S softmax_j(scale mean_i phi(q_i).phi(k_j)),  k~_j = alpha_j phi(k_j)
-//   o_i = (1/S) sum_j (R_i phi(q_i).R_j k~_j) v_j / (phi(q_i).(1/S) sum_j k~_j + eps),
-//   then + lepe(v)_i, then * gate_i
 #include <algorithm>
 
 #include "kernels/core/registry.h"
@@ -18,6 +13,10 @@ const SchemaText& Schema() {
       .paper = "Breaking the Low-Rank Dilemma of Linear Attention (2024)",
       .summary = "Linear attention for images with a weight for each key from the pooled query",
       .core = "linear_global",
+      .definition =
+          R"(Linear attention whose keys are weighted by a softmax over them of one pooled query, and whose output is multiplied by a gate (Fan et al., 2024). phi = elu + 1, R the rotary positions: alpha = S softmax_j(scale mean_i phi(q_i).phi(k_j)),  k~_j = alpha_j phi(k_j)
+  o_i = (1/S) sum_j (R_i phi(q_i).R_j k~_j) v_j / (phi(q_i).(1/S) sum_j k~_j + eps),
+  then + lepe(v)_i, then * gate_i)",
       .inputs = AxialInputs({"q: float[B,T,H,K]  # before the feature map",
                              "k: float[B,S,H,K]  # before the feature map", "v: float[B,S,H,V]",
                              "gate: float[B,T,H,V]?  # multiplied in last, as it is"}),

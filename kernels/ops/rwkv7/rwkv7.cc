@@ -1,7 +1,3 @@
-// rwkv7: the generalised delta rule, a transition that is diagonal plus rank one with free vectors
-// (Peng et al., "RWKV-7 Goose with Expressive Dynamic State Evolution", 2025).
-//   S_t = diag(e^w_t) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T,  o_t = scale S_t^T r_t
-// a reads the state before the decay. Layers give a = -kk, b = kk rate.
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
 #include "kernels/primitives/composer.h"
@@ -15,6 +11,10 @@ const SchemaText& Schema() {
       .paper = "RWKV-7 Goose with Expressive Dynamic State Evolution (2025)",
       .summary = "Delta rule with free vectors: a diagonal plus rank-one transition",
       .core = "delta",
+      .definition =
+          R"(The generalised delta rule, a transition that is diagonal plus rank one with free vectors (Peng et al., "RWKV-7 Goose with Expressive Dynamic State Evolution", 2025).
+  S_t = diag(e^w_t) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T,  o_t = scale S_t^T r_t
+a reads the state before the decay. Layers give a = -kk, b = kk rate.)",
       .inputs = {"r: float[B,T,H,K]  # query", "w: float32[B,T,H,K] ~logdecay  # log decay",
                  "k: float[B,T,H,K]  # write key", "v: float[B,T,H,V]",
                  "a: float[B,T,H,K]? ~small  # reads the state before the decay",

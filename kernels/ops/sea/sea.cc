@@ -1,7 +1,3 @@
-// sea: a linear attention feeds a small decoder that estimates the attention matrix in a compressed
-// width; its top entries, stretched to the true width, choose the keys of an exact sparse
-// attention, which is mixed with an average ("SEA: Sparse Linear Attention with Estimated Attention
-// Mask", 2024). Steps are numbered as in the operator's definition.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -25,6 +21,8 @@ const SchemaText& Schema() {
       .paper = "SEA: Sparse Linear Attention with Estimated Attention Mask (2024)",
       .summary = "Sparse attention to the keys that a linear attention and a decoder estimate",
       .core = "sparse_estimated",
+      .definition =
+          R"(A linear attention feeds a small decoder that estimates the attention matrix in a compressed width; its top entries, stretched to the true width, choose the keys of an exact sparse attention, which is mixed with an average ("SEA: Sparse Linear Attention with Estimated Attention Mask", 2024). Steps are numbered as in the operator's definition.)",
       .inputs = {"q: float[B,T,H,K]",
                  "k: float[B,T,H,K]",
                  "v: float[B,T,H,K]",

@@ -1,8 +1,3 @@
-// seer_attention: causal attention over the key blocks that a small learned gate on pooled queries
-// and keys predicts to matter ("SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs",
-// 2025). Of a sequence, with blocks u of queries and w <= u of keys:
-//   Q_u = pools of q over the block, projected and rotated; K_w likewise;  A_uw = Q_u.K_w / sqrt(G)
-//   listed(u): softmax_w(A)_uw > threshold, or the largest A_uw;  then block-sparse attention
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -29,6 +24,9 @@ const SchemaText& Schema() {
           "Causal attention over the key blocks that a learned gate on pooled queries and "
           "keys chooses",
       .core = "block_sparse",
+      .definition =
+          R"(Causal attention over the key blocks that a small learned gate on pooled queries and keys predicts to matter ("SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs", 2025). Of a sequence, with blocks u of queries and w <= u of keys:
+  Q_u = pools of q over the block, projected and rotated; K_w likewise;  A_uw = Q_u.K_w / sqrt(G) listed(u): softmax_w(A)_uw > threshold, or the largest A_uw;  then block-sparse attention)",
       .inputs = {"q: float[B,T,H,K]", "k: float[B,T,HK,K]", "v: float[B,T,HV,V]",
                  "q_gate: float[B,T,H,K]?  # what the gate pools, q when absent: q before its "
                  "rotation",

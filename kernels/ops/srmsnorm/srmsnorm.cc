@@ -1,5 +1,3 @@
-// srmsnorm: root-mean-square normalisation without a weight (Qin et al., "TransNormerLLM", 2023).
-//   y = x / sqrt(mean x^2 + eps), or x / (sqrt(mean x^2) + eps)
 #include "kernels/core/registry.h"
 #include "kernels/cores/rms_norm.h"
 #include "kernels/primitives/composer.h"
@@ -15,6 +13,9 @@ const SchemaText& Schema() {
       .paper = "TransNormerLLM: A Faster and Better Large Language Model (2023)",
       .summary = "Root-mean-square normalisation without a weight",
       .core = "none",
+      .definition =
+          R"(Root-mean-square normalisation without a weight (Qin et al., "TransNormerLLM", 2023).
+  y = x / sqrt(mean x^2 + eps), or x / (sqrt(mean x^2) + eps))",
       .inputs = {std::string("x: ") + kShapes + "  # normalised over the last axis"},
       .attributes = {"eps: float = 1e-6 >= 0",
                      "eps_position: {inside, outside} = inside  # of the root"},

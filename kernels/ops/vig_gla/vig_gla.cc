@@ -1,8 +1,3 @@
-// vig_gla: gated linear attention over the tokens of an image in both directions, mixed with a
-// convolution branch ("ViG: Linear-complexity Visual Sequence Learning with Gated Linear
-// Attention", 2024).
-//   a = (gla(q, k, v, g_forward) + reversed gla(q, k, v, g_backward)) / 2
-//   o = sigmoid(gate) rms(a) + (1 - sigmoid(gate)) rms(local)
 #include "kernels/core/part_call.h"
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
@@ -17,6 +12,10 @@ const SchemaText& Schema() {
       .paper = "ViG: Linear-complexity Visual Sequence Learning with Gated Linear Attention (2024)",
       .summary = "Gated linear attention in both directions, mixed with a convolution branch",
       .core = "linear_recurrent",
+      .definition =
+          R"(Gated linear attention over the tokens of an image in both directions, mixed with a convolution branch ("ViG: Linear-complexity Visual Sequence Learning with Gated Linear Attention", 2024).
+  a = (gla(q, k, v, g_forward) + reversed gla(q, k, v, g_backward)) / 2
+  o = sigmoid(gate) rms(a) + (1 - sigmoid(gate)) rms(local))",
       .inputs = {"q: float[B,T,H,K]", "k: float[B,T,H,K]", "v: float[B,T,H,V]",
                  "g_forward: float32[B,T,H,K] ~logdecay  # log decay per key channel",
                  "g_backward: float32[B,T,H,K] ~logdecay",
