@@ -27,11 +27,6 @@ inline std::vector<std::string> KernelNames(const Operator& op, Device device) {
   return names;
 }
 
-// The output that the schema names first.
-inline const Tensor& MainOutput(const Evaluation& evaluation) {
-  return evaluation.outputs.begin()->second;
-}
-
 class OperatorTest : public ::testing::TestWithParam<std::tuple<std::string, Device>> {
  protected:
   void SetUp() override {

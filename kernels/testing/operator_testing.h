@@ -38,6 +38,10 @@ Evaluation RunCall(const CallRequest& request, Backend& backend = Cpu());
 Evaluation RunReference(const CallRequest& request);
 
 const Tensor& Output(const Evaluation& evaluation, absl::string_view name);
+// The output that the schema names first.
+inline const Tensor& MainOutput(const Evaluation& evaluation) {
+  return evaluation.outputs.begin()->second;
+}
 
 // ‖a - b‖ / ‖b‖ over elements in float64 (‖a‖ if b is all zeros); infinity if they differ in shape
 // or in being NaN or infinite anywhere.
