@@ -54,6 +54,13 @@ TEST(BatchTest, DifferentSizesAndAttributesAreDifferentKeys) {
   EXPECT_NE(BatchKey(narrow, ""), BatchKey(wide, ""));
 }
 
+TEST(BatchTest, CallsWhoseRowsLieApartAreNotStacked) {
+  // [P,B,T,H,V]: rows of the batch are not outermost in memory.
+  const BoundCall call =
+      BindAndCheck(Find("merge_attention"), Random("merge_attention", {})).value();
+  EXPECT_TRUE(BatchKey(call, "").empty());
+}
+
 TEST(BatchTest, BlockListsOfEachRowAreStacked) {
   RandomOptions options;
   options.without = {"block_indices"};
