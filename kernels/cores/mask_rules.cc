@@ -47,7 +47,7 @@ class RunMerger {
 
 }  // namespace
 
-SliceRule::SliceRule(std::vector<MaskSlice> slices, int64_t queries)
+SliceRule::SliceRule(const std::vector<MaskSlice>& slices, int64_t queries)
     : by_tile_(static_cast<size_t>((queries + kMaxQueries - 1) / kMaxQueries)) {
   for (const MaskSlice& slice : slices) {
     if (slice.first_query >= slice.end_query || slice.first_key >= slice.end_key) continue;

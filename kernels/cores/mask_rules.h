@@ -30,7 +30,7 @@ struct MaskSlice {
 class SliceRule final : public SoftmaxRule {
  public:
   // Slices lie within the queries and keys of the call.
-  SliceRule(std::vector<MaskSlice> slices, int64_t queries);
+  SliceRule(const std::vector<MaskSlice>& slices, int64_t queries);
 
   void ForEachRun(const SoftmaxPlace& place, int64_t begin, int64_t count,
                   absl::FunctionRef<void(const KeyRun&)> visit) const override;

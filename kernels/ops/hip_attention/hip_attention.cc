@@ -82,8 +82,7 @@ class Search {
 
   // float64 [B,H,searches,slots]: numbers of the chosen blocks from the sink on, rising, then -1.
   Array Chosen(int64_t slots) const {
-    const Array all =
-        c_.Cast(c_.Full({q_.dim(0), q_.dim(1), searches(), slots}, -1), DType::kFloat64);
+    Array all = c_.Cast(c_.Full({q_.dim(0), q_.dim(1), searches(), slots}, -1), DType::kFloat64);
     for (int64_t u = 0; u < searches() && c_.status().ok(); ++u) {
       const Array found = Find(u);
       if (found.defined()) all.Select(2, u).Slice(2, 0, found.dim(2)).Assign(found);
@@ -190,6 +189,7 @@ class Search {
 absl::Status Compose(Composer& c) {
   const Array q = c.In("q"), k = c.In("k"), v = c.In("v");
   const int64_t heads = c.dim("H"), slots = c.dim("NK"), block_k = c.integer("block_size_k");
+  const int64_t before = c.integer("sink") / block_k;  // Blocks of the sink.
   const Array o = c.Zeros({c.dim("B"), c.dim("T"), heads, c.dim("V")});
   const Array lse = c.Zeros({c.dim("B"), c.dim("T"), heads});
   const Array chosen = c.Cast(c.Full({c.dim("M"), heads, c.dim("MB"), slots}, -1), DType::kFloat64);
@@ -201,8 +201,7 @@ absl::Status Compose(Composer& c) {
     const auto cut_keys = [&](const Array& x) { return x.Slice(1, sequence.begin, keys); };
     const Search search(c, cut(q), cut_keys(k));
     const Array found = search.Chosen(slots);
-    const Array listed =
-        Where(found < none, found, found + static_cast<double>(c.integer("sink") / block_k));
+    const Array listed = Where(found < none, found, found + static_cast<double>(before));
     PartCall attention(c, "block_sparse_attention");
     attention.In("q", cut(q)).In("k", cut_keys(k)).In("v", cut_keys(v)).PassAttribute("scale");
     attention.In("block_indices", c.Cast(listed, DType::kInt64)).PassAttribute("sink");
