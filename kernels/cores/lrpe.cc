@@ -11,14 +11,14 @@ namespace {
 
 // Float64 whatever the compute type is.
 Array Doubles(Composer& c, Dims shape, absl::Span<const double> values) {
-  const Array out = c.Empty(DType::kFloat64, shape);
+  Array out = c.Empty(DType::kFloat64, shape);
   if (!out.defined()) return {};
   c.Fail(c.backend().Upload(HostTensor<double>(std::move(shape), values), out.tensor()));
   return out;
 }
 
 Array DoubleZeros(Composer& c, Dims shape) {
-  const Array out = c.Empty(DType::kFloat64, std::move(shape));
+  Array out = c.Empty(DType::kFloat64, std::move(shape));
   if (out.defined()) c.backend().Fill(0, out.tensor());
   return out;
 }

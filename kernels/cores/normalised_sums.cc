@@ -17,7 +17,7 @@ Array JoinedState(Composer& c, const Array& state, const Array& z, int64_t value
   if (!state.defined() && !z.defined()) return {};
   Dims shape = state.defined() ? state.tensor().shape() : z.Unsqueeze(-1).tensor().shape();
   shape.back() = value_size + 1;
-  const Array joined = c.Zeros(shape);
+  Array joined = c.Zeros(shape);
   if (!joined.defined()) return {};
   if (state.defined()) joined.Slice(-1 + joined.rank(), 0, value_size).Assign(state);
   if (z.defined()) joined.Select(-1 + joined.rank(), value_size).Assign(z);

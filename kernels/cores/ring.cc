@@ -14,7 +14,7 @@ Array Reordered(Composer& c, const Array& x, const Array& seen, int64_t places,
   if (!c.status().ok()) return {};
   Dims shape = x.tensor().shape();
   shape[1] = places;
-  const Array out = c.Empty(x.tensor().dtype(), shape);
+  Array out = c.Empty(x.tensor().dtype(), shape);
   for (int64_t b = 0; b < x.dim(0) && c.status().ok(); ++b) {
     const Array index = c.Cast(index_of(seen.Slice(0, b, 1)), DType::kInt64);
     out.Slice(0, b, 1).Assign(Gather(x.Slice(0, b, 1), index, 1));

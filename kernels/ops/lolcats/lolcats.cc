@@ -109,7 +109,7 @@ Pairs PairsOf(Composer& c, const Blocks& blocks, const Array& seen) {
 Array NearMaximum(Composer& c, const Array& q, const Array& k, const Array& near) {
   if (!c.status().ok()) return {};
   const int64_t H = q.dim(2), group = H / k.dim(2);
-  const Array most = c.Empty({q.dim(0), q.dim(1), H, 1});
+  Array most = c.Empty({q.dim(0), q.dim(1), H, 1});
   for (int64_t h = 0; h < H && c.status().ok(); ++h) {
     const Array scores = MatMul(q.Select(2, h), k.Select(2, h / group).T()) * c.real("scale");
     most.Select(2, h).Assign(
@@ -122,7 +122,7 @@ Array NearMaximum(Composer& c, const Array& q, const Array& k, const Array& near
 Array LateSums(Composer& c, const Array& q, const Array& k, const Array& v, const Array& late) {
   if (!c.status().ok()) return {};
   const int64_t H = q.dim(2), group = H / v.dim(2);
-  const Array sums = c.Empty({q.dim(0), q.dim(1), H, v.dim(3)});
+  Array sums = c.Empty({q.dim(0), q.dim(1), H, v.dim(3)});
   for (int64_t h = 0; h < H && c.status().ok(); ++h) {
     const Array weights = Where(late, MatMul(q.Select(2, h), k.Select(2, h).T()), 0.0);
     sums.Select(2, h).Assign(WeighedValues(c, weights, late, v.Select(2, h / group)));
