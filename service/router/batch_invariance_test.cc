@@ -20,11 +20,9 @@ using testing::PendingResult;
 using testing::Submit;
 
 Registry& Operators() {
-  static Registry registry = [] {
-    Registry all;
-    RegisterAllOperators(all);
-    return all;
-  }();
+  static Registry registry;
+  static const bool registered = (RegisterAllOperators(registry), true);
+  (void)registered;
   return registry;
 }
 

@@ -1,4 +1,5 @@
 // What the common recurrence promises: every model that it describes, by its own operator.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/testing/property_test.h"
@@ -149,7 +150,11 @@ TEST_P(DsfTest, OneKeyChannelIsTheQuasiLstm) {
 
 TEST_P(DsfTest, TaylorFeaturesApproachSoftmaxAttention) {
   constexpr int64_t kSize = 3;
-  const Array q = Normal({1, kT, 1, kSize}) * 0.5, k = Normal({1, kT, 1, kSize}) * 0.5;
+  // Of standard deviation 0.5, without the rare far ones that a polynomial follows late.
+  const auto near = [this] {
+    return Normal({1, kT, 1, kSize}).Map([](double x) { return std::clamp(x / 2, -1.0, 1.0); });
+  };
+  const Array q = near(), k = near();
   const Array v = v_.Slice(0, 0, 1).Slice(2, 0, 1);
   const Array softmax = Out(Call("softmax_attention")
                                 .In("q", q)

@@ -52,9 +52,12 @@ absl::Status Compose(Composer& c) {
     const auto per_channel = [&](const Array& heads) {
       return heads.Select(0, axis).Reshape({H, 1}).Expand({H, channels}).Reshape({D});
     };
-    const Array along = x.Reshape({rows, grid[axis], faster, D});
-    const Array sums = LinearScan(per_channel(decay), along) * per_channel(dots);
-    Array z = RmsNorm(sums.Reshape({B, N, H, channels}), {}, c.real("eps")).Reshape({B, N, D});
+    // In float64: where a sum nearly cancels the norm would blow its rounding up.
+    const Array along = c.Cast(x.Reshape({rows, grid[axis], faster, D}), DType::kFloat64);
+    const Array factor = c.Cast(per_channel(decay), DType::kFloat64);
+    const Array sums = LinearScan(factor, along) * c.Cast(per_channel(dots), DType::kFloat64);
+    const Array normed = RmsNorm(sums.Reshape({B, N, H, channels}), {}, c.real("eps"));
+    Array z = c.Cast(normed, c.compute_type()).Reshape({B, N, D});
     if (c.has("norm_weight")) z = z * c.In("norm_weight").Select(0, axis);
     if (c.has("w_o")) z = MatMul(z, c.In("w_o").Select(0, axis).T());
     y = y + z;

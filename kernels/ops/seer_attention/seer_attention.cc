@@ -148,8 +148,9 @@ class SeerGate {
     const Array scores = MatMul(Turned(queries), Turned(keys).RepeatTo(1, heads).T()) /
                          std::sqrt(static_cast<double>(c_.dim("G")));
     const Array causal = WindowPairs(c_, blocks, blocks, true, -1, -1);
-    const Array weight = Softmax(scores, causal.Expand(scores.tensor().shape()));
-    Array listed = Listed(scores, weight, causal, blocks);
+    Array lse;
+    const Array weight = Softmax(scores, causal.Expand(scores.tensor().shape()), &lse);
+    Array listed = Listed(scores, lse, causal, blocks);
     if (c_.flag("last_block_dense")) {
       const Array late = c_.Scalar(static_cast<double>(blocks - 3)) < c_.Iota(blocks).Unsqueeze(1);
       listed = listed || (causal && late);
@@ -168,12 +169,12 @@ class SeerGate {
     return x * factors("gate_cos") + RotatedHalves(x) * factors("gate_sin");
   }
 
-  Array Listed(const Array& scores, const Array& weight, const Array& causal,
-               int64_t blocks) const {
+  Array Listed(const Array& scores, const Array& lse, const Array& causal, int64_t blocks) const {
     const std::string& method = c_.choice("method");
     if (method == "threshold") {
       const double least = c_.call().has_attribute("threshold") ? c_.real("threshold") : 0;
-      return causal && c_.Scalar(least) < weight;
+      // By logarithms: a weight too small for float32 is still more than a threshold of 0.
+      return causal && c_.Scalar(std::log(least)) < scores - lse;
     }
     int64_t count = 0;
     if (method == "nz_ratio") {
