@@ -121,8 +121,12 @@ BatchTraits MakeTraits(const BoundCall& call) {
     if (layout.packs && (symbol == "T" || symbol == "S" || FollowsTokens(call, symbol))) continue;
     absl::StrAppend(&traits.key, "|", symbol, "=", size);
   }
-  for (const auto& [name, value] : call.attributes()) {
-    absl::StrAppend(&traits.key, "|", name, "=", ToString(value));
+  // In the schema's order, whatever the caller's was.
+  for (const AttrSpec& attribute : spec.attributes()) {
+    const AttrValue* value = call.attributes().Find(attribute.name);
+    if (value != nullptr) {
+      absl::StrAppend(&traits.key, "|", attribute.name, "=", ToString(*value));
+    }
   }
   for (const auto& [name, tensor] : call.inputs()) {
     if (name == "cu_seqlens" && spec.packs()) continue;

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "kernels/core/batch.h"
@@ -190,7 +192,10 @@ TEST_P(BatchInvarianceTest, PlainCallsMayShareALaunch) {
   options.dims.Set("B", 1);
   const absl::StatusOr<CallRequest> plain = RandomCall(op(), options);
   if (!plain.ok()) GTEST_SKIP() << "needs optional inputs";
-  EXPECT_NE(KeyOf(*plain), "");
+  // Inputs or outputs of these do not begin with the batch, or an attribute counts their tokens.
+  const std::set<std::string> apart = {"deconstructed_attention", "lasp2", "merge_attention",
+                                       "srmsnorm"};
+  EXPECT_EQ(KeyOf(*plain).empty(), apart.contains(GetParam())) << KeyOf(*plain);
 }
 
 INSTANTIATE_TEST_SUITE_P(Operators, BatchInvarianceTest, ::testing::ValuesIn(OperatorIds()),
