@@ -302,7 +302,7 @@ def script(client: Client) -> list:
     out.append(client.append("s", [4] * 10, 120))
     out.append(client.decode("s", 400, 130))
     if client.plan.evicts:
-        for i in range(12):
+        for i in range(30):
             create(f"more{i}", [])
         # Asked of the list, which does not use the session.
         request = messages.ListSessionsRequest(prefix=name("s"))
