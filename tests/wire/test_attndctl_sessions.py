@@ -108,7 +108,7 @@ def test_an_operators_session_is_fed_files(attndctl, tmp_path):
     np.testing.assert_array_equal(np.load(again)["o"], got[1])
     attndctl("session", "delete-snapshot", "o", "here")
     assert "no such snapshot" in attndctl("session", "restore", "o", "here", status=1)
-    assert "cannot be read" in attndctl("session", "append", "o", "--inputs=/nonexistent.npz", status=1)
+    assert "/nonexistent.npz: No such file" in attndctl("session", "append", "o", "--inputs=/nonexistent.npz", status=1)
     np.save(tmp_path / "q.npy", got[0])
     assert "gla: k" in attndctl("session", "append", "o", f"--input=q={tmp_path / 'q.npy'}", status=1)
 

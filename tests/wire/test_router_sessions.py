@@ -357,6 +357,7 @@ def inference(cluster):
 
 def test_language_models_of_workers_are_the_routers(wire, pair):
     with inference(pair) as client:
+        server.wait_until(client.is_server_ready)
         index = {model["name"]: model.get("state") for model in client.get_model_repository_index(as_json=True)["models"]}
         assert index[MODEL] == "UNAVAILABLE" and index["gla"] == "READY"
         assert not client.is_model_ready(MODEL) and not client.is_model_ready("lm.none")
