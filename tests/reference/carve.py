@@ -15,9 +15,10 @@ def resized(image, height, width):
             def at(a, b):
                 return image[min(max(a, 0), rows - 1), min(max(b, 0), columns - 1)]
 
-            top = (1 - (sx - fx)) * at(fy, fx) + (sx - fx) * at(fy, fx + 1)
-            low = (1 - (sx - fx)) * at(fy + 1, fx) + (sx - fx) * at(fy + 1, fx + 1)
-            out[y, x] = (1 - (sy - fy)) * top + (sy - fy) * low
+            # Equal neighbours give themselves, so that pixels beyond an edge tie exactly.
+            top = at(fy, fx) + (sx - fx) * (at(fy, fx + 1) - at(fy, fx))
+            low = at(fy + 1, fx) + (sx - fx) * (at(fy + 1, fx + 1) - at(fy + 1, fx))
+            out[y, x] = top + (sy - fy) * (low - top)
     return out
 
 
