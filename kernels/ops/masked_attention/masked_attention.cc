@@ -7,6 +7,7 @@
 #include "kernels/core/part_call.h"
 #include "kernels/core/random_call.h"
 #include "kernels/core/registry.h"
+#include "kernels/cores/optional_attribute.h"
 #include "kernels/cores/softmax_composed.h"
 
 namespace attnd {
@@ -133,21 +134,17 @@ absl::Status Check(const BoundCall& call) {
   return absl::OkStatus();
 }
 
-int64_t Optional(const BoundCall& call, absl::string_view name, int64_t otherwise) {
-  return call.has_attribute(name) ? call.integer(name) : otherwise;
-}
-
 // The pairs of a named pattern.
 class Pattern {
  public:
   Pattern(const BoundCall& call, const Tensor& offsets)
       : name_(call.choice("pattern")),
         shift_(call.dim("S") - call.dim("T")),
-        left_(Optional(call, "window_left", -1)),
-        right_(Optional(call, "window_right", -1)),
-        prefix_(Optional(call, "prefix_length", 0)),
-        block_(Optional(call, "block_size", 1)),
-        global_(Optional(call, "global_size", 2 * std::min(left_, call.dim("S")))) {
+        left_(IntegerOr(call, "window_left", -1)),
+        right_(IntegerOr(call, "window_right", -1)),
+        prefix_(IntegerOr(call, "prefix_length", 0)),
+        block_(IntegerOr(call, "block_size", 1)),
+        global_(IntegerOr(call, "global_size", 2 * std::min(left_, call.dim("S")))) {
     for (int64_t m = 0; offsets.defined() && m + 1 < offsets.dim(0); ++m) {
       const auto* at = offsets.data<int32_t>() + m;
       document_.insert(document_.end(), static_cast<size_t>(at[1] - at[0]), m);

@@ -5,16 +5,13 @@
 
 #include "kernels/core/registry.h"
 #include "kernels/cores/mask_rules.h"
+#include "kernels/cores/optional_attribute.h"
 
 namespace attnd {
 namespace {
 
 using cpu::ColumnRule;
 using cpu::MaskSlice;
-
-int64_t Optional(const BoundCall& call, absl::string_view name, int64_t otherwise) {
-  return call.has_attribute(name) ? call.integer(name) : otherwise;
-}
 
 // Every pattern but "columns" as a union of rectangles cut by diagonals; their number follows that
 // of documents, blocks or slices.
@@ -51,7 +48,7 @@ class Slices {
 
   // A window may be as long as an int64 is.
   int64_t Limit(const char* name) const {
-    const int64_t window = Optional(call_, name, -1);
+    const int64_t window = IntegerOr(call_, name, -1);
     return window < 0 ? MaskSlice::kFar : std::min(window, queries_ + keys_);
   }
   int64_t Right() const { return Limit("window_right"); }
@@ -60,8 +57,8 @@ class Slices {
   }
 
   void Globals() {
-    const int64_t window = std::min(Optional(call_, "window_left", 0), keys_);
-    const int64_t global = std::min(Optional(call_, "global_size", 2 * window), keys_);
+    const int64_t window = std::min(IntegerOr(call_, "window_left", 0), keys_);
+    const int64_t global = std::min(IntegerOr(call_, "global_size", 2 * window), keys_);
     Add(0, global, 0, keys_);
     Add(0, queries_, 0, global);
   }
